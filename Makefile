@@ -1,0 +1,43 @@
+# relscale: everything runs from one virtual environment in the checkout.
+PYTHON ?= python3
+OUT ?= study
+STUDY_FLAGS ?=
+BIN := .venv/bin
+
+.PHONY: install study test lint docs lab export readme clean
+
+install: .venv/installed
+
+.venv/installed: settings.ini setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "relscale needs Python 3.11 or newer, and $(PYTHON) is %d.%d: call make PYTHON=python3.12" % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	test -e README.md || echo relscale > README.md
+	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	touch $@
+
+study: install ## the main job: plan, train, evaluate, fit, report
+	$(BIN)/relscale study --out $(OUT) $(STUDY_FLAGS)
+
+test: install ## every notebook, then pytest
+	$(BIN)/nbdev_test --n_workers 2 --timing
+	$(BIN)/python -m pytest -q tests
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+export: install ## notebooks to modules
+	$(BIN)/nbdev_export
+
+readme: install ## nbs/index.ipynb to README.md
+	$(BIN)/python docs/readme.py
+
+docs: install ## the site, in _site/
+	$(BIN)/python docs/build.py
+
+lab: install
+	$(BIN)/jupyter lab nbs
+
+clean:
+	rm -rf _proc _site build dist .jax_cache
