@@ -160,5 +160,6 @@ def new_axes(ax=None, **kwargs):
         return ax
     import matplotlib.pyplot as plt
 
+    plt.draw_if_interactive()  # a notebook arms its inline figures here; rc_context would undo that
     with plt.rc_context(HOUSE_STYLE):
         return plt.subplots(**kwargs)[1]

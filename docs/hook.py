@@ -1,0 +1,76 @@
+"""mkdocs hook: what mkdocs-jupyter leaves to do on a page, once it is HTML."""
+
+import html
+import json
+import re
+from pathlib import Path
+
+from markdown.extensions.toc import nest_toc_tokens, slugify
+from mkdocs.structure.toc import get_toc
+
+STYLE = re.compile(r"\s*<style[^>]*>(.*?)</style>", re.DOTALL)
+# nbconvert asks the network for MathJax 2, and for Mermaid when a page has a diagram.
+REMOTE = re.compile(
+    r"<!-- Load mathjax -->.*?<!-- End of mathjax configuration -->"
+    r'|<script type="module">(?:(?!</script>).)*?mermaid.*?<!-- End of mermaid configuration -->',
+    re.DOTALL,
+)
+HEADING = re.compile(
+    r'<h([1-6])\b[^>]*>((?:(?!</h\1>).)*?)<a class="anchor-link" href="#[^"]*">[^<]*</a></h\1>',
+    re.DOTALL,
+)
+NO_ALT = re.compile('alt="No description has been provided for this image"')
+NOTEBOOK = re.compile(r'(href="(?![a-z]+:|#|/)[^"#]*)\.ipynb(?=["#])')
+LOADED = re.compile(
+    r'<(?:script|img|iframe)\b[^>]*\bsrc="(?:https?:)?//[^"]*"'
+    r'|<link\b[^>]*\brel="stylesheet"[^>]*\bhref="(?:https?:)?//[^"]*"'
+    r'|\bimport\("(?:https?:)?//[^"]*"'
+)
+
+TOC_DEPTH = 3
+shared: dict[str, None] = {}
+
+
+def on_pre_build(config):
+    shared.clear()
+
+
+def on_page_content(content, page, config, files):
+    """Styles go to one shared file, headings get the ids of the table of contents, links meet pages."""
+    shared.update(dict.fromkeys(STYLE.findall(content)))
+    content = REMOTE.sub("", STYLE.sub("", content))
+    tokens, taken = [], set()
+
+    def anchored(match):
+        level, inner = int(match[1]), match[2]
+        name = html.unescape(re.sub(r"<[^>]+>", "", inner)).strip()
+        anchor = base = slugify(name, "-") or "section"
+        while anchor in taken:
+            anchor = f"{base}_{len(taken)}"
+        taken.add(anchor)
+        if level <= TOC_DEPTH:
+            tokens.append({"level": level, "id": anchor, "name": html.escape(name)})
+        link = f'<a class="headerlink" href="#{anchor}" title="Permanent link">\u00b6</a>'
+        return f'<h{level} id="{anchor}">{inner}{link}</h{level}>'
+
+    content = NOTEBOOK.sub(r"\1.html", HEADING.sub(anchored, content))
+    # nbconvert leaves out what a picture shows, which docs/cells.py has written beside it.
+    alts = iter(
+        output["metadata"]["alt"]
+        for cell in json.loads(Path(page.file.abs_src_path).read_text(encoding="utf-8"))["cells"]
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {}) or "image/jpeg" in output.get("data", {})
+    )
+    content = NO_ALT.sub(lambda _: f'alt="{html.escape(next(alts, "Figure"))}"', content)
+    # mkdocs-jupyter's own table of contents leaves out code in headings.
+    page.toc = get_toc(nest_toc_tokens(tokens))
+    return content
+
+
+def on_post_build(config):
+    """Write the styles, and refuse a page that would load anything from elsewhere."""
+    site = Path(config.site_dir)
+    (site / "assets/jupyter.css").write_text("\n".join(shared), encoding="utf-8")
+    for page in sorted(site.rglob("*.html")):
+        if found := LOADED.search(page.read_text(encoding="utf-8")):
+            raise SystemExit(f"{page.relative_to(site)} would load from the network: {found[0]}")

@@ -1,0 +1,188 @@
+"""The README and the site are made from the notebooks: what is shown, and that nothing is lost."""
+
+import base64
+import itertools
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nbdev", reason="docs are built with the extra `dev`")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
+
+import build  # noqa: E402
+import cells  # noqa: E402
+import readme  # noqa: E402
+
+IDS = itertools.count()
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+FRAME = (
+    '<div><style scoped>p {}</style><table border="1" class="dataframe"><thead>'
+    '<tr><th></th><th colspan="2">loss</th></tr><tr><th>group</th><th>a|b</th><th>c</th></tr>'
+    '</thead><tbody><tr><th rowspan="2">x</th><td>1.5</td><td>2</td></tr>'
+    "<tr><td>-3</td><td>4e-7</td></tr></tbody></table><p>2 rows × 2 columns</p></div>"
+)
+
+
+def markdown(source):
+    return {"cell_type": "markdown", "id": f"m{next(IDS)}", "metadata": {}, "source": source}
+
+
+def code(source, *outputs):
+    return {
+        "cell_type": "code",
+        "id": f"c{next(IDS)}",
+        "metadata": {},
+        "execution_count": None,
+        "source": source,
+        "outputs": list(outputs),
+    }
+
+
+def stream(text):
+    return {"output_type": "stream", "name": "stdout", "text": text}
+
+
+def display(**data):
+    data = {k.replace("_", "/"): v for k, v in data.items()}
+    return {"output_type": "display_data", "data": data, "metadata": {}}
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A project of one small notebook."""
+    path = tmp_path / "nbs/index.ipynb"
+    path.parent.mkdir()
+    notebook_cells = [
+        markdown("# Title\n\n> Subtitle\n\n[Plan](03_plan.ipynb#x), [data](../data/README.md),"),
+        markdown("[web](https://example.org/a.ipynb), [here](#top) and `[code](03_plan.ipynb)`"),
+        code("# | default_exp index"),
+        code("# | hide\nhidden_call()", stream("hidden output")),
+        code("# | export\ndef exported(): ..."),
+        code("# | echo: false\nsilent_call()", stream("heard\n")),
+        code("#| output: false\nquiet_call()", stream("not heard")),
+        code("# | include: false\nabsent_call()"),
+        code("shown_call()  # a comment | stays", stream("\x1b[31mred\x1b[0m\n")),
+        code("table", display(text_html=FRAME, text_plain="plain")),
+        markdown("## A picture"),
+        code(
+            "# | fig-alt: One dot\nplot()",
+            display(image_png=base64.b64encode(PIXEL).decode(), text_plain="<Figure>"),
+        ),
+        code("plot()", display(image_png=base64.b64encode(PIXEL).decode())),
+    ]
+    notebook = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": notebook_cells}
+    path.write_text(json.dumps(notebook))
+    return tmp_path
+
+
+def test_readme_shows_what_the_directives_allow(tree):
+    text, files = readme.make_readme(tree / "nbs/index.ipynb", tree)
+    assert text.startswith("<!-- Made from nbs/index.ipynb by docs/readme.py")
+    for gone in ("hidden", "exported", "silent_call", "not heard", "absent", "\x1b", "# |", "#|"):
+        assert gone not in text, gone
+    for there in ("    heard", "quiet_call()", "shown_call()  # a comment | stays", "    red"):
+        assert there in text, there
+    assert "[Plan](nbs/03_plan.ipynb#x), [data](data/README.md)" in text
+    assert "[web](https://example.org/a.ipynb), [here](#top) and `[code](03_plan.ipynb)`" in text
+    assert "![One dot](docs/images/index_1.png)" in text
+    assert "![Figure: A picture](docs/images/index_2.png)" in text
+    assert files == {f"docs/images/index_{i}.png": PIXEL for i in (1, 2)}
+    assert "```python\n```" not in text and "```python\n\n```" not in text  # no empty boxes
+
+
+def test_tables_become_pipe_tables(tree):
+    text, _ = readme.make_readme(tree / "nbs/index.ipynb", tree)
+    table = (
+        "| group | loss a\\|b | loss c |\n|---|---:|---:|\n| x | 1.5 | 2 |\n| x | -3 | 4e-7 |\n\n"
+        "2 rows × 2 columns"
+    )
+    assert table in text
+    assert "<table" not in text
+
+
+def test_ragged_table_falls_back_to_text():
+    assert (
+        cells.table_markdown("<table><tr><td>1</td></tr><tr><td>1</td><td>2</td></tr></table>")
+        is None
+    )
+
+
+def test_readme_is_stable_and_knows_when_it_is_stale(tree):
+    notebook = tree / "nbs/index.ipynb"
+    assert readme.make_readme(notebook, tree) == readme.make_readme(notebook, tree)
+    left_over = tree / "docs/images/index_9.png"
+    left_over.parent.mkdir(parents=True)
+    left_over.write_bytes(PIXEL)
+    images = ["docs/images/index_1.png", "docs/images/index_2.png"]
+    assert readme.stale(notebook, tree) == ["README.md", *images, "docs/images/index_9.png"]
+    readme.write(notebook, tree)
+    assert readme.stale(notebook, tree) == []
+    assert not left_over.exists()
+    (tree / images[0]).write_bytes(b"other")
+    assert readme.stale(notebook, tree) == images[:1]
+
+
+def test_site_keeps_exports_and_spells_dunder_names(tree):
+    notebook = json.loads((tree / "nbs/index.ipynb").read_text())
+    notebook["cells"].append(markdown("A __call__ and `__init__`, $a__b__c$ and **bold**"))
+    (tree / "nbs/index.ipynb").write_text(json.dumps(notebook))
+    (tree / "nbs/_draft.ipynb").write_text("not a notebook, and never read")
+    build.stage(tree, tree / "staged")
+    staged = json.loads((tree / "staged/index.ipynb").read_text())
+    sources = ["".join(c["source"]) for c in staged["cells"]]
+    assert "def exported(): ..." in sources
+    assert sources[-1] == r"A \_\_call\_\_ and `__init__`, $a__b__c$ and **bold**"
+    assert not any("# |" in s or "hidden" in s for s in sources)
+    assert not (tree / "staged/_draft.ipynb").exists()
+
+
+def test_navigation_is_the_quarto_sidebar(tmp_path):
+    config = build.site_config(ROOT, tmp_path / "source", tmp_path / "site")
+    contents = build.sidebar(ROOT / "_quarto.yml")
+    sections = [e["section"] for e in contents if isinstance(e, dict) and "section" in e]
+    titles = [
+        t for e in config["nav"] if isinstance(e, dict) for t, v in e.items() if isinstance(v, list)
+    ]
+    assert titles == sections
+    written = [
+        w.strip(" -[],") for w in (ROOT / "_quarto.yml").read_text().replace(",", " ").split()
+    ]
+    assert build.nav_files(config["nav"]) == [w for w in written if w.endswith(".ipynb")]
+    assert config["theme"]["font"] is False
+
+
+def test_every_notebook_is_in_the_sidebar_once():
+    files = build.nav_files(build.nav_of(build.sidebar(ROOT / "_quarto.yml")))
+    assert len(files) == len(set(files))
+    assert set(files) == build.notebooks(ROOT / "nbs")
+
+
+def test_nested_sidebar_entries():
+    nav = build.nav_of(
+        [
+            "a.ipynb",
+            {"text": "B", "href": "b.ipynb"},
+            {"section": "S", "href": "s.ipynb", "contents": ["c.ipynb"]},
+        ]
+    )
+    assert nav == ["a.ipynb", {"B": "b.ipynb"}, {"S": ["s.ipynb", "c.ipynb"]}]
+    assert build.nav_files(nav) == ["a.ipynb", "b.ipynb", "s.ipynb", "c.ipynb"]
+
+
+def test_quarto_reads_the_same_file_from_nbs():
+    assert (ROOT / "nbs/_quarto.yml").resolve() == (ROOT / "_quarto.yml").resolve()
+
+
+def test_check_ends_in_one_line(tree, monkeypatch):
+    monkeypatch.setattr(readme, "ROOT", tree)
+    monkeypatch.setattr(sys, "argv", ["readme.py", "--check"])
+    with pytest.raises(SystemExit) as stop:
+        readme.main()
+    assert "make readme" in stop.value.code and "\n" not in stop.value.code
+    readme.write(tree / "nbs/index.ipynb", tree)
+    readme.main()

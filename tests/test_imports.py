@@ -1,0 +1,44 @@
+"""The analysis half starts at once and without JAX."""
+
+import subprocess
+import sys
+
+import pytest
+
+ANALYSIS = ("runs", "isoflop", "laws", "relative")
+HEAVY = ("jax", "equinox", "lmfit", "matplotlib.pyplot", "scipy.stats")
+
+
+@pytest.mark.parametrize("module", ANALYSIS)
+def test_no_heavy_import(module):
+    """JAX must never come in; lmfit, pyplot and scipy.stats cost about a second each and come in when used."""
+    code = f"import sys, relscale.{module}; print([m for m in {HEAVY} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_analysis_works_where_jax_cannot_be_imported():
+    code = (
+        "import sys; sys.modules['jax'] = None\n"
+        "from relscale.runs import load_suite\n"
+        "from relscale.isoflop import fit_isoflop\n"
+        "rows = load_suite('held2025')\n"
+        "print(len(fit_isoflop(rows[rows.corpus == 'dclm'], loss='paloma_macro_loss').optima))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "7"
+
+
+def test_relative_imports_in_a_second():
+    """Pandas is most of it (0.4 s on a slow core); the bound leaves room for a busy machine, best of three."""
+    code = "import time; t = time.perf_counter(); import relscale.relative; print(time.perf_counter() - t)"
+    times = [
+        float(
+            subprocess.run(
+                [sys.executable, "-c", code], capture_output=True, text=True, check=True
+            ).stdout
+        )
+        for _ in range(3)
+    ]
+    print(f"import relscale.relative: {min(times):.2f} s")
+    assert min(times) < 1.0, times

@@ -1,0 +1,176 @@
+"""The contract between training and analysis: what it refuses, and what files keep."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from relscale.core import UserError
+from relscale.runs import (
+    RUNS_SCHEMA,
+    join_scores,
+    load_suite,
+    read_table,
+    validate_runs,
+    validate_scores,
+    write_table,
+)
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def runs():
+    return pd.DataFrame(
+        {
+            "run_id": ["001", "002", "NA"],
+            "suite": "toy",
+            "corpus": "kjv",
+            "status": "finished",
+            "budget_flops": [1e12, 2e12, 4e12],
+            "train_flops": [0.1, 1 / 3, 3e26],  # awkward floats: any rounding in a file shows
+            "num_params": [1, 2, 3],
+            "num_tokens": [2**53 + 1, 2**60 + 1, 5],  # whole numbers that a float cannot hold
+            "loss": [3.1, 3.0, 2.9],
+        }
+    )
+
+
+@pytest.fixture
+def scores(runs):
+    rows = [(r, g) for r in runs["run_id"] for g in ("GB", "NA")]
+    return pd.DataFrame(rows, columns=["run_id", "group"]).assign(
+        task="text", metric="bits_per_byte", value=1.5, higher_is_better=False, task_version="1"
+    )
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_round_trip_is_exact(runs, tmp_path, suffix):
+    path = tmp_path / f"runs{suffix}"
+    checked = validate_runs(runs)
+    write_table(checked, path)
+    back = validate_runs(read_table(path))
+    pd.testing.assert_frame_equal(back, checked, check_exact=True)
+    assert list(back["run_id"]) == ["001", "002", "NA"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_equal_frames_give_equal_bytes(runs, tmp_path, suffix):
+    """Index, attributes and the storage type of a column are not content."""
+    other = runs.copy()
+    other.index = [7, 8, 9]
+    other.attrs = {"made": "elsewhere"}
+    other["run_id"] = other["run_id"].astype(object)
+    digests = set()
+    for i, frame in enumerate((runs, other)):
+        write_table(frame, tmp_path / f"{i}{suffix}")
+        digests.add(hashlib.sha256((tmp_path / f"{i}{suffix}").read_bytes()).hexdigest())
+    assert len(digests) == 1
+
+
+def test_broken_files_are_named(tmp_path):
+    for name, content in [
+        ("a.parquet", b"PAR1 half a file"),
+        ("b.csv", b""),
+        ("c.csv", b"\xff\xfe\x00\x01"),
+    ]:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize("column", [c.name for c in RUNS_SCHEMA if c.required])
+def test_each_required_column_is_required(runs, column):
+    with pytest.raises(UserError, match=f"lacks {column}"):
+        validate_runs(runs.drop(columns=column))
+    hole = runs.astype({column: object})
+    hole.loc[1, column] = None
+    with pytest.raises(UserError, match=f"{column}, row 1: no value"):
+        validate_runs(hole)
+
+
+@pytest.mark.parametrize("value", [np.inf, -1.0, 0.0, "many"])
+@pytest.mark.parametrize("column", ["budget_flops", "train_flops", "num_params", "num_tokens"])
+def test_numbers_out_of_range_name_their_row(runs, column, value):
+    bad = runs.astype({column: object})
+    bad.loc[2, column] = value
+    with pytest.raises(UserError, match=f"{column}, row 2"):
+        validate_runs(bad)
+
+
+def test_scores_refusals(scores):
+    assert len(validate_scores(scores)) == 6
+    with pytest.raises(UserError, match="stands twice"):
+        validate_scores(pd.concat([scores, scores[:1]]))
+    with pytest.raises(UserError, match="both directions"):
+        validate_scores(scores.assign(higher_is_better=[True] + [False] * 5))
+    with pytest.raises(UserError, match="truth value"):
+        validate_scores(scores.assign(higher_is_better="maybe"))
+    with pytest.raises(UserError, match="bits per byte must be positive"):
+        validate_scores(scores.assign(value=-1.0))
+
+
+def test_join_takes_finished_runs_and_refuses_holes(runs, scores):
+    joined = join_scores(runs, scores)
+    assert len(joined) == 6 and {"loss", "group", "value", "stderr"} <= set(joined.columns)
+    some = runs.assign(status=["finished", "failed", "finished"])
+    assert set(join_scores(some, scores)["run_id"]) == {"001", "NA"}
+    with pytest.raises(UserError, match="run 002 has no score for NA"):
+        join_scores(runs, scores.drop(index=3))
+    with pytest.raises(UserError, match="no score for every group|no score for GB"):
+        join_scores(runs, scores[scores["run_id"] != "002"])
+    with pytest.raises(UserError, match="versions 1, 2"):
+        join_scores(runs, scores.assign(task_version=["1", "1", "2", "2", "1", "1"]))
+    with pytest.raises(UserError, match="name one of"):
+        join_scores(runs, pd.concat([scores, scores.assign(task="speech")]))
+    with pytest.raises(UserError, match="rename it"):
+        join_scores(runs.assign(group="x"), scores)
+
+
+def test_join_does_not_depend_on_row_order(runs, scores):
+    key = ["run_id", "group"]
+    shuffled = join_scores(
+        runs.sample(frac=1, random_state=1), scores.sample(frac=1, random_state=2)
+    )
+    pd.testing.assert_frame_equal(
+        shuffled.sort_values(key, ignore_index=True),
+        join_scores(runs, scores).sort_values(key, ignore_index=True),
+    )
+
+
+def test_published_suite():
+    suite = load_suite("held2025")
+    assert suite.groupby("corpus").size().to_dict() == {
+        "commonpile": 85,
+        "dclm": 85,
+        "nemotron": 85,
+    }
+    # five widths at 1e18, more at larger budgets: the paper's grid
+    assert suite[suite["corpus"] == "dclm"].groupby("budget_flops").size().tolist() == [
+        5,
+        10,
+        15,
+        10,
+        15,
+        15,
+        15,
+    ]
+    assert (
+        abs(suite["forward_flops"] / suite["budget_flops"] - 1) < 1e-4
+    ).all()  # budgets are forward FLOPs
+    with pytest.raises(UserError, match="held2025"):
+        load_suite("kaplan2020")
+
+
+def test_published_suite_is_remade_byte_for_byte(tmp_path):
+    source = ROOT.parent / "shared" / "data" / "held2025_runs" / "isoflop_runs.csv"
+    if not source.exists():
+        pytest.skip("the W&B export is not beside this checkout")
+    shipped = ROOT / "data" / "held2025"
+    (tmp_path / "make.py").write_bytes((shipped / "make.py").read_bytes())
+    subprocess.run([sys.executable, tmp_path / "make.py", source], check=True, cwd=ROOT)
+    assert (tmp_path / "runs.csv").read_bytes() == (shipped / "runs.csv").read_bytes()

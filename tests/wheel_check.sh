@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Build sdist and wheel, install the wheel alone into an empty environment, and use it from elsewhere.
+# Shows what a checkout hides: missing files, undeclared requirements, JAX in the analysis half.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python="$PWD/.venv/bin/python"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+fail() {
+    echo "wheel check: $*" >&2
+    exit 1
+}
+
+"$python" -m build --outdir "$scratch/dist" . >"$scratch/log" 2>&1 </dev/null ||
+    { tail -n 30 "$scratch/log" >&2; fail "sdist and wheel do not build"; }
+"$python" -m venv "$scratch/venv"
+bin="$scratch/venv/bin"
+"$bin/python" -m pip install --quiet --disable-pip-version-check "$scratch"/dist/*.whl </dev/null ||
+    fail "the wheel does not install"
+
+mkdir "$scratch/elsewhere"
+cd "$scratch/elsewhere"
+unset PYTHONPATH
+
+"$bin/python" - "$scratch/venv" <<'EOF' || fail "the installed package does not work on its own"
+import importlib.util
+import pathlib
+import sys
+
+import relscale
+from relscale.runs import load_suite
+
+home = pathlib.Path(relscale.__file__).resolve()
+assert home.is_relative_to(pathlib.Path(sys.argv[1]).resolve()), f"imported from {home}"
+rows = len(load_suite("held2025"))
+assert rows == 255, f"held2025 has {rows} rows, and 255 were published"
+assert importlib.util.find_spec("jax") is None, "base requirements bring JAX"
+assert "matplotlib" not in sys.modules, "reading a table imports matplotlib"
+EOF
+if "$bin/python" -c 'import jax' 2>/dev/null; then fail "base requirements bring JAX"; fi
+
+# The first start compiles to bytecode, so the best of three is what a user waits.
+"$bin/python" - "$bin/relscale" <<'EOF' || fail "relscale --help: fails, or takes a second or more"
+import subprocess
+import sys
+import time
+
+seconds = []
+for _ in range(3):
+    start = time.perf_counter()
+    done = subprocess.run([sys.argv[1], "--help"], capture_output=True, text=True)
+    seconds.append(time.perf_counter() - start)
+    if done.returncode or "study" not in done.stdout:
+        sys.exit(f"exit {done.returncode}: {done.stdout}{done.stderr}")
+print(f"relscale --help: {min(seconds):.2f} s, best of 3")
+sys.exit(min(seconds) >= 1)
+EOF
+
+if "$bin/relscale" study --out x >"$scratch/out" 2>"$scratch/err" </dev/null; then
+    fail "relscale study works without the extra that it needs"
+fi
+[[ $(wc -l <"$scratch/err") -eq 1 ]] && grep -qF 'relscale[train]' "$scratch/err" ||
+    { tail -n 20 "$scratch/err" >&2; fail "relscale study: expected one line that names relscale[train]"; }
+[[ ! -e x ]] || fail "relscale study left files behind before it refused"
+echo "wheel check: fine"
