@@ -43,7 +43,7 @@ class StudyCommand:
         result = run_study(self.config, self.out, num_workers=self.workers)
         for line in result.sentences():
             print(line)
-        for run_id, reason in result.failed.items():
+        for reason in result.failed.values():
             print(f"relscale: {reason}", file=sys.stderr)
         return 1 if result.failed else 0
 
@@ -127,7 +127,7 @@ class FitCommand:
             error=columns["value"],
             **chosen,
         )
-        laws = fit.summary()
+        laws = fit.summary().rename_axis("group")
         print(laws.to_string())
         if self.out is not None:
             write_table(laws.reset_index(), self.out)
@@ -167,14 +167,14 @@ Command = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a run failed, 2 a slip, 130 interrupted."""
-    command = tyro.cli(
-        Command,
-        prog="relscale",
-        description="Relative scaling laws: who gains from scale, and by how much.",
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
     try:
+        command = tyro.cli(
+            Command,
+            prog="relscale",
+            description="Relative scaling laws: who gains from scale, and by how much.",
+            args=arguments,
+            config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
         return command.run()
     except UserError as error:
         return _fail(f"{error}", 2)

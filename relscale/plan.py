@@ -123,7 +123,7 @@ SMALL = Recipe(
     coarse_above_flops=1e30,
     depth_kappa=4,
     depth_theta=4,
-    head_dim=16,
+    head_dim=32,
     mlp_ratio=4,
     target_steps=1024,
     min_batch=1,
@@ -134,8 +134,8 @@ SMALL = Recipe(
     beta2_batch=16,
     beta2_floor=0.95,
     budget_counts="training",
-    tokens_per_param=(1.0, 150.0),
-    max_sizes=5,
+    tokens_per_param=(1.5, 100.0),
+    max_sizes=4,
 )
 RECIPES = {r.name: r for r in (HELD2025, HELD2025_TRAIN_FLOPS, PAPER_TEXT, SMALL)}
 

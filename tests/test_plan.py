@@ -29,7 +29,9 @@ def test_held2025_gives_the_released_suite_row_by_row():
     key = ["corpus", "budget_flops", "hidden"]
     both = published.merge(planned, on=key, how="outer", suffixes=("", "_plan"), indicator=True)
     assert len(published) == len(planned) == 255
-    assert (both["_merge"] == "both").all(), "a published run is missing from the plan, or the plan has one too many"
+    assert (both["_merge"] == "both").all(), (
+        "a published run is missing from the plan, or the plan has one too many"
+    )
     for column in ("num_layers", "num_params", "batch_size", "num_steps", "num_tokens", "seq_len"):
         assert (both[column] == both[f"{column}_plan"]).all(), column
     rate = both["learning_rate"].notna()
