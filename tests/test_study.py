@@ -161,7 +161,7 @@ def test_a_full_disk_is_named_and_what_is_finished_stays(finished, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", disk], capture_output=True
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], capture_output=True
     ).returncode:
         pytest.skip("mounting a small file system needs root")
     try:
@@ -169,11 +169,10 @@ def test_a_full_disk_is_named_and_what_is_finished_stays(finished, tmp_path):
         victim = sorted((disk / "study" / "runs").iterdir())[0]
         subprocess.run(["rm", "-r", victim, disk / "study" / "compiled"], check=True)
         kept = {p: p.read_bytes() for p in (disk / "study").glob("runs/*/result.json")}
-        with open(disk / "filler", "wb") as filler:
+        with open(disk / "filler", "wb", buffering=0) as filler:
             try:
                 while True:
                     filler.write(bytes(4096))
-                    filler.flush()
             except OSError:
                 pass
         done = relscale("study", "--out", disk / "study", *SMALL_STUDY)
