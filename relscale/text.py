@@ -54,7 +54,19 @@ def _shuffled(names: Iterable[str], *salt: object) -> list[str]:
 
 # %% ../nbs/10_text.ipynb #85e7d8a6
 SKIPPED_FOLDERS = frozenset(
-    ["test", "tests", "idlelib", "lib2to3", "turtledemo", "ensurepip", "pydoc_data", "encodings", "site-packages", "dist-packages", "__pycache__"]
+    [
+        "test",
+        "tests",
+        "idlelib",
+        "lib2to3",
+        "turtledemo",
+        "ensurepip",
+        "pydoc_data",
+        "encodings",
+        "site-packages",
+        "dist-packages",
+        "__pycache__",
+    ]
 )
 
 
@@ -512,7 +524,19 @@ class Corpora:
         """One row a domain: counts, bytes, what was dropped, fingerprints, versions."""
         import pandas as pd
 
-        columns = ["domain", "num_documents", "num_duplicates", "num_leaks", "loaded_bytes", "duplicate_bytes", "leaked_bytes", "train_bytes", "heldout_bytes", "train_fingerprint", "heldout_fingerprint"]
+        columns = [
+            "domain",
+            "num_documents",
+            "num_duplicates",
+            "num_leaks",
+            "loaded_bytes",
+            "duplicate_bytes",
+            "leaked_bytes",
+            "train_bytes",
+            "heldout_bytes",
+            "train_fingerprint",
+            "heldout_fingerprint",
+        ]
         rows = [
             {name: getattr(corpus, name) for name in columns}
             | {"heldout_sources": len(corpus.heldout)}

@@ -142,7 +142,14 @@ class TokenStore:
         """One row: counts, bytes per token, fingerprints."""
         import pandas as pd
 
-        names = ["num_documents", "num_tokens", "num_bytes", "vocab_size", "text_fingerprint", "tokenizer_fingerprint"]
+        names = [
+            "num_documents",
+            "num_tokens",
+            "num_bytes",
+            "vocab_size",
+            "text_fingerprint",
+            "tokenizer_fingerprint",
+        ]
         row = {"store": self.folder.name} | {name: getattr(self, name) for name in names}
         per_token = self.num_bytes / (self.num_tokens - self.num_documents)
         return pd.DataFrame([row | {"bytes_per_token": per_token}])
