@@ -214,7 +214,7 @@ class IsoFlopFit:
             ax.plot(optimum["num_tokens"], optimum["loss"], "*", markersize=12, color=colour, markerfacecolor=face,
                     markeredgecolor="black", markeredgewidth=0.6)  # fmt: skip
             last = rows.loc[rows[self.tokens].idxmax()]
-            label = f"{optimum[self.budget]:.0e}".replace("e+", "e")
+            label = f"{float(f'{optimum[self.budget]:.3g}'):g}".replace("e+", "e")
             ax.annotate(label, (last[self.tokens], last[self.loss]), xytext=(5, -3), textcoords="offset points",
                         color=colour, fontsize=8)  # fmt: skip
         ax.set(xscale="log", xlabel=axis_label(self.tokens), ylabel=axis_label(self.loss))

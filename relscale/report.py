@@ -456,6 +456,7 @@ def _verdict_rows(analysis: Analysis) -> list[dict]:
                 )
             },
             "p": _chance(law["p_adjusted"]),
+            "p_bootstrap": _chance(law["p_bootstrap"]),
             "said": re.sub(
                 r"(Δβ|95|%|P) (?=[−+<\d%]|interval)",
                 "\\1\u00a0",
