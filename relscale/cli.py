@@ -6,7 +6,9 @@
 __all__ = ['Command', 'StudyCommand', 'PlanCommand', 'FitCommand', 'ReportCommand', 'main']
 
 # %% ../nbs/42_cli.ipynb #09536470
+import dataclasses
 import errno
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -34,9 +36,14 @@ class StudyCommand:
 
     def run(self) -> int:
         from relscale.study import describe_plan, run_study, study_plan
+        from relscale.sweep import available_cores
 
         if self.workers is not None and self.workers < 1:
             raise UserError(f"--workers {self.workers}: must be at least 1")
+        if self.workers is not None and self.workers > len(available_cores()):
+            raise UserError(
+                f"--workers {self.workers}: this machine offers {len(available_cores())} cores"
+            )
         if self.dry_run:
             print(describe_plan(study_plan(self.config), self.config))
             return 0
@@ -94,7 +101,7 @@ class FitCommand:
     baseline: str
     """The group that all others are compared with."""
     map: tuple[str, ...] = ()
-    """Column names, as wanted=found: group=domain train_flops=compute value=loss run=run_id."""
+    """Column names, as wanted=found: group=domain train_flops=compute value=loss."""
     interval: Literal["t", "pairs", "wild"] | None = None
     """Interval of the exponent (default: the library's)."""
     out: Path | None = None
@@ -136,25 +143,43 @@ class FitCommand:
 # %% ../nbs/42_cli.ipynb #3d295355
 @dataclass(frozen=True)
 class ReportCommand:
-    """Draw laws.csv and report.html of a study's folder again, from its tables alone."""
+    """Draw laws.csv and report.html of a folder again, from its tables alone."""
 
     folder: Annotated[Path, tyro.conf.Positional]
-    """Folder with runs.parquet and scores.parquet."""
-    baseline: str
-    """The group that all others are compared with."""
-    out: Path | None = None
-    """The page (default: report.html in the folder)."""
+    """Folder with runs.parquet and scores.parquet; of a study, or with tables of your own."""
+    baseline: str | None = None
+    """The group that all others are compared with (default: the study's)."""
 
     def run(self) -> int:
-        from relscale.report import analyse, write_report
+        from relscale.study import draw_study, read_config
+        from relscale.sweep import claim
+
+        if not self.folder.is_dir():
+            raise UserError(f"{self.folder}: no such folder")
+        if (self.folder / "study.json").exists():
+            config = read_config(self.folder)
+            config = dataclasses.replace(config, baseline=self.baseline or config.baseline)
+            with claim(self.folder):
+                draw_study(self.folder, config)
+        else:
+            self.draw_tables()
+        print(f"report: {self.folder / 'report.html'}")
+        return 0
+
+    def draw_tables(self) -> None:
+        """The page of tables that no study made."""
+        from relscale.analyse import analyse
+        from relscale.report import write_report
         from relscale.runs import read_table, write_table
 
+        if self.baseline is None:
+            raise UserError(
+                f"{self.folder}: not a study's folder; name the group to compare with by --baseline"
+            )
         runs, scores = (read_table(self.folder / f"{name}.parquet") for name in ("runs", "scores"))
         analysis = analyse(runs, scores, baseline=self.baseline)
-        out = self.out or self.folder / "report.html"
-        write_table(analysis.laws().reset_index(), out.with_name("laws.csv"))
-        print(f"report: {write_report(analysis, out, title='Who gains from scale?')}")
-        return 0
+        write_table(analysis.laws().reset_index(), self.folder / "laws.csv")
+        write_report(analysis, self.folder / "report.html", title="Who gains from scale?")
 
 # %% ../nbs/42_cli.ipynb #1a9b5535
 Command = (
@@ -182,13 +207,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             "interrupted; what is finished is kept, run the same command again to go on", 130
         )
+    except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno == errno.ENOSPC:
             return _fail(
                 f"{error.filename or 'disk'}: no space left; free some, then run the same command again",
                 2,
             )
-        return _fail(f"{error.filename or ''}: {error.strerror or error}", 2)
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error), 2)
 
 
 def _fail(message: str, code: int) -> int:

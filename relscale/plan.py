@@ -186,7 +186,7 @@ def plan_run(
     if abs(spent - forward_budget) > recipe.tolerance * forward_budget:
         return None
     return RunSpec(
-        run_id=f"{corpus}-c{budget_flops:.3g}-d{hidden}-s{seed}",
+        run_id=f"{corpus}-c{budget_flops:g}-d{hidden}-s{seed}",
         corpus=corpus,
         mixture=tuple(mixture),
         budget_flops=float(budget_flops),
@@ -211,6 +211,12 @@ class Plan:
     recipe: Recipe
     budgets: tuple[float, ...]
     runs: tuple[RunSpec, ...]
+
+    def __post_init__(self):
+        if len({run.run_id for run in self.runs}) < len(self.runs):
+            raise UserError(
+                "plan: two runs share a run_id; give distinct budgets, corpora and seeds"
+            )
 
     @property
     def train_flops(self) -> float:
@@ -320,29 +326,33 @@ def plan_isoflop(
     budgets = tuple(sorted(float(b) for b in budgets))
     if (
         not budgets
-        or not all(0 < b < math.inf for b in budgets)
+        or not all(1e3 <= b <= 1e40 for b in budgets)
         or len(set(budgets)) < len(budgets)
     ):
-        raise UserError(f"budgets {list(budgets)}: give distinct positive FLOPs, such as 1e18 3e18")
+        raise UserError(
+            f"budgets {list(budgets)}: give distinct FLOPs from 1e3 to 1e40, such as 1e18 3e18"
+        )
+    if recipe.max_sizes and min_sizes > recipe.max_sizes:
+        raise UserError(
+            f"min_sizes={min_sizes}: recipe {recipe.name!r} keeps at most {recipe.max_sizes} sizes a budget"
+        )
     runs = []
     for corpus in corpora:
         for budget in budgets:
-            step = recipe.coarse_step if budget > recipe.coarse_above_flops else recipe.hidden_step
-            widths = range(recipe.min_hidden, recipe.max_hidden + 1, step)
             for seed in seeds:
-                cells = [
-                    plan_run(budget, d, recipe, corpus=corpus, mixture=mixture, seed=seed)
-                    for d in widths
-                ]
-                cells = _spread([c for c in cells if c is not None], recipe.max_sizes)
+                cells = _cells(budget, recipe, corpus=corpus, mixture=mixture, seed=seed)
                 if len(cells) < min_sizes:
                     raise UserError(_too_small(budget, len(cells), min_sizes, recipe))
                 runs.extend(cells)
     return Plan(recipe, budgets, tuple(runs))
 
 # %% ../nbs/03_plan.ipynb #d8c60566
-def _spread(cells: list[RunSpec], most: int | None) -> list[RunSpec]:
-    """At most `most` cells, evenly spread from the first to the last."""
+def _cells(budget: float, recipe: Recipe, **labels) -> list[RunSpec]:
+    """The runs of one budget, narrow to wide: at most `max_sizes`, evenly spread."""
+    step = recipe.coarse_step if budget > recipe.coarse_above_flops else recipe.hidden_step
+    widths = range(recipe.min_hidden, recipe.max_hidden + 1, step)
+    cells = [cell for d in widths if (cell := plan_run(budget, d, recipe, **labels)) is not None]
+    most = recipe.max_sizes
     if most is None or len(cells) <= most:
         return cells
     return [cells[round(i * (len(cells) - 1) / (most - 1))] for i in range(most)]
@@ -350,17 +360,12 @@ def _spread(cells: list[RunSpec], most: int | None) -> list[RunSpec]:
 # %% ../nbs/03_plan.ipynb #9ba888c7
 def _too_small(budget: float, found: int, wanted: int, recipe: Recipe) -> str:
     """Say what a budget that admits too few sizes should be."""
-    for factor in (2.0**k for k in range(1, 60)):
-        for candidate in (budget * factor, budget / factor):
-            widths = range(recipe.min_hidden, recipe.max_hidden + 1, recipe.hidden_step)
-            if sum(plan_run(candidate, d, recipe) is not None for d in widths) >= wanted:
-                hint = f"try {candidate:.1e}"
-                break
-        else:
-            continue
-        break
-    else:
-        hint = "widen its widths or its tokens_per_param"
+    nearby = (
+        budget * factor**sign for factor in (2.0**k for k in range(1, 60)) for sign in (1, -1)
+    )
+    works = (b for b in nearby if len(_cells(b, recipe)) >= wanted)
+    better = next(works, None)
+    hint = f"try {better:.1e}" if better else "widen its widths or its tokens_per_param"
     return (
         f"budget {budget:.3g} ({human(budget, 'FLOPs')}): recipe {recipe.name!r} admits {found} model sizes there, "
         f"needs {wanted}; {hint}"
@@ -374,7 +379,4 @@ def save_plan(plan: Plan) -> str:
 
 def load_plan(text: str) -> Plan:
     """A plan from JSON text; refuses what is not one."""
-    plan = from_json(Plan, text)
-    if len({r.run_id for r in plan.runs}) < len(plan.runs):
-        raise UserError("Plan.runs: two runs share a run_id")
-    return plan
+    return from_json(Plan, text)

@@ -141,8 +141,8 @@ class RunSpec:
                 raise UserError(
                     f"run {self.run_id}: {name}={getattr(self, name)} must be at least 1"
                 )
-        if self.seed < 0:
-            raise UserError(f"run {self.run_id}: seed={self.seed} must not be negative")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"run {self.run_id}: seed={self.seed} must be from 0 to 4294967295")
 
     @property
     def num_tokens(self) -> int:

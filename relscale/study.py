@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['TRAINER_SHARE_OF_GEMM', 'ANALYSIS_CHOICES', 'TASK_VERSION', 'StudyConfig', 'study_plan', 'gemm_flops_per_second',
-           'describe_plan', 'check_folder', 'prepare_text', 'train_and_score', 'make_tables', 'StudyResult',
-           'run_study', 'finish_study', 'report_sections']
+           'describe_plan', 'read_config', 'check_folder', 'prepare_text', 'train_and_score', 'make_tables',
+           'StudyResult', 'run_study', 'draw_study', 'report_sections']
 
 # %% ../nbs/41_study.ipynb #4b752a81
 import dataclasses
 import importlib.metadata
 import json
 import platform
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,12 +22,13 @@ from typing import Literal
 from .core import UserError, fingerprint, human, human_time, require, write_atomic
 from .plan import SMALL, Plan, plan_isoflop, save_plan
 from .spec import RunSpec, from_json, to_json
-from .sweep import available_cores, claim, progress_bar, sweep
+from .sweep import available_cores, claim, progress_bar, sweep, wall_seconds
+from .text import domain_name
 
 # %% ../nbs/41_study.ipynb #e17e6ef7
 @dataclass(frozen=True)
 class StudyConfig:
-    """Choices of a study; those of one folder never change."""
+    """Choices of a study; those that shape the runs are fixed by its folder."""
 
     domains: tuple[str, ...] = ("code", "docs", "bible", "licences")
     """Test distributions: embedded domains, or paths to a folder of .txt files or a .jsonl file."""
@@ -39,7 +41,7 @@ class StudyConfig:
     seq_len: int = SMALL.seq_len
     """Tokens in a training sequence, and in an evaluation window."""
     lr_constant: float = SMALL.lr_constant
-    """Learning rate is this times sqrt(batch size) / hidden width."""
+    """Learning rate is this times sqrt(batch size) / hidden width; batches are halved while it exceeds 0.02."""
     min_sizes: int = 4
     """Fewest model sizes that a budget must get."""
     train_bytes: int = 2_500_000
@@ -47,15 +49,17 @@ class StudyConfig:
     heldout_bytes: int = 48_000
     """Held-out text per domain, in bytes."""
     seed: int = 0
-    """Seed of the split, the initial weights and the order of the data."""
+    """Seed of the split, the initial weights, the order of the data and the bootstrap."""
     interval: Literal["t", "pairs", "wild"] = "t"
     """Interval of the relative laws: Student t, pairs bootstrap (the paper's), wild bootstrap."""
     num_bootstrap: int = 2000
     """Bootstrap draws."""
 
     def __post_init__(self):
-        if len(set(self.domains)) < len(self.domains) or len(self.domains) < 2:
-            raise UserError(f"domains {' '.join(self.domains)!r}: give two or more, each once")
+        if len(set(self.domain_names)) < len(self.domains) or len(self.domains) < 2:
+            raise UserError(
+                f"domains {' '.join(self.domains)!r}: give two or more, each of another name"
+            )
         if self.baseline not in self.domain_names:
             raise UserError(
                 f"baseline {self.baseline!r} is not one of the domains: {', '.join(self.domain_names)}"
@@ -63,6 +67,8 @@ class StudyConfig:
         for name in ("train_bytes", "heldout_bytes", "num_bootstrap", "min_sizes", "seq_len"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"seed={self.seed}: must be from 0 to 4294967295")
         if not 0 < self.lr_constant < 1e6:
             raise UserError(
                 f"lr_constant={self.lr_constant}: must be positive, such as {SMALL.lr_constant}"
@@ -74,8 +80,8 @@ class StudyConfig:
 
     @property
     def domain_names(self) -> tuple[str, ...]:
-        """Names of the domains; a path goes by its stem."""
-        return tuple(Path(d).stem for d in self.domains)
+        """Names of the domains; a path goes by its last part."""
+        return tuple(domain_name(d) for d in self.domains)
 
 # %% ../nbs/41_study.ipynb #09c6a9cc
 def study_plan(config: StudyConfig) -> Plan:
@@ -139,18 +145,32 @@ def describe_plan(plan: Plan, config: StudyConfig) -> str:
     )
 
 # %% ../nbs/41_study.ipynb #954a22fa
+def read_config(out: Path) -> StudyConfig:
+    """The choices that a study's folder holds."""
+    path = out / "study.json"
+    try:
+        return from_json(StudyConfig, path.read_text())
+    except (UserError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: damaged ({error}); choose another --out") from None
+
+
+def _unused(out: Path) -> bool:
+    """Whether a folder is absent or holds at most traces of a study that had not begun."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; give a folder with --out")
+    return not out.exists() or all(p.name == ".lock" or p.suffix == ".part" for p in out.iterdir())
+
+# %% ../nbs/41_study.ipynb #51841fda
 ANALYSIS_CHOICES = ("baseline", "interval", "num_bootstrap")
 
 
-def check_folder(out: Path, config: StudyConfig) -> bool:
-    """Write the choices into a folder, and say whether it is new; refuse one that holds other runs or other things."""
-    path = out / "study.json"
-    new = not path.exists()
-    if new and any(p.name != ".lock" for p in out.iterdir()):
-        raise UserError(f"{out}: not empty and not a study; choose a new folder with --out")
-    if not new:
-        there = from_json(StudyConfig, path.read_text())
-        mine, theirs = dataclasses.asdict(config), dataclasses.asdict(there)
+def check_folder(out: Path, config: StudyConfig) -> None:
+    """Write the choices into a folder; refuse one that holds runs of other choices, or other things."""
+    if not (out / "study.json").exists():
+        if not _unused(out):
+            raise UserError(f"{out}: not empty and not a study; choose a new folder with --out")
+    elif (out / "corpora.json").exists():
+        mine, theirs = dataclasses.asdict(config), dataclasses.asdict(read_config(out))
         differ = [k for k in mine if k not in ANALYSIS_CHOICES and mine[k] != theirs[k]]
         if differ:
             k = differ[0]
@@ -158,15 +178,30 @@ def check_folder(out: Path, config: StudyConfig) -> bool:
                 f"{out}: holds a study with {k}={theirs[k]!r}, and this one has {k}={mine[k]!r}; "
                 f"choose another --out, or the same {', '.join(differ)}"
             )
-    write_atomic(path, to_json(config))
-    return new
+    write_atomic(out / "study.json", to_json(config))
 
-# %% ../nbs/41_study.ipynb #8a85deb4
+# %% ../nbs/41_study.ipynb #e70d24f4
+def _read_card(path: Path) -> dict:
+    """The card of a study's text; refuses one that is damaged."""
+    try:
+        card = json.loads(path.read_text())
+        if all(name in card for name in ("corpora", "stores", "tokenizer")):
+            return card
+    except (ValueError, TypeError):
+        pass
+    raise UserError(
+        f"{path}: damaged; delete it together with tokens/ and tokenizer.json, then run again"
+    )
+
+# %% ../nbs/41_study.ipynb #c61662fb
 def prepare_text(out: Path, config: StudyConfig) -> dict:
     """Token stores of each domain and side under `tokens/`, `tokenizer.json`, and the card of the text."""
     card_path = out / "corpora.json"
     if card_path.exists():
-        return json.loads(card_path.read_text())
+        return _read_card(card_path)
+    shutil.rmtree(
+        out / "tokens", ignore_errors=True
+    )  # of a call that was cut off, maybe with other choices
     from relscale.text import prepare_corpora, save_tokenizer, train_tokenizer
     from relscale.tokens import write_store
 
@@ -196,7 +231,7 @@ def prepare_text(out: Path, config: StudyConfig) -> dict:
     write_atomic(card_path, json.dumps(card, indent=1) + "\n")
     return card
 
-# %% ../nbs/41_study.ipynb #d997a9e4
+# %% ../nbs/41_study.ipynb #f4f0d581
 def train_and_score(run: RunSpec, store: Path) -> dict:
     """Train one run and measure its bits per byte on each domain's held-out documents."""
     from relscale.score import bits_per_byte_with_stderr, score_documents
@@ -222,7 +257,7 @@ def train_and_score(run: RunSpec, store: Path) -> dict:
         scores.append({"group": name, "value": value, "stderr": stderr, "n": n})
     return {"scores": scores, **summary}
 
-# %% ../nbs/41_study.ipynb #f4f0d581
+# %% ../nbs/41_study.ipynb #f7109d82
 TASK_VERSION = "heldout-1"
 
 
@@ -265,7 +300,7 @@ def make_tables(plan: Plan, results: dict[str, dict]):
     ]
     return runs, pd.DataFrame(scores, columns=columns)
 
-# %% ../nbs/41_study.ipynb #f7109d82
+# %% ../nbs/41_study.ipynb #9360b627
 @dataclass(frozen=True)
 class StudyResult:
     """What a study leaves: its folder, its analysis, and the runs that failed with their reasons."""
@@ -284,7 +319,7 @@ class StudyResult:
 
     def sentences(self) -> list[str]:
         """The verdict on each domain in plain words."""
-        from relscale.report import verdict_sentences
+        from relscale.analyse import verdict_sentences
 
         return verdict_sentences(self.analysis)
 
@@ -301,7 +336,7 @@ def run_study(
     Parameters
     ----------
     config
-        The choices; a folder keeps to those it was begun with.
+        The choices; those that shape the runs are fixed once the folder holds its text.
     out
         Folder of the study: text, runs, tables and `report.html`.
     num_workers
@@ -314,6 +349,9 @@ def run_study(
     UserError
         A slip in the choices or the folder, a full disk, a killed worker.
     """
+    from relscale.runs import write_table
+    from relscale.tokens import open_store
+
     require(
         "train",
         "jax",
@@ -321,21 +359,20 @@ def run_study(
         "optax",
         "grain",
         "tensorstore",
-        "orbax.checkpoint",
+        "orbax",
         "tokenizers",
         "tqdm",
     )
     out = Path(out)
     plan = study_plan(config)
+    if not (out / "study.json").exists() and not _unused(out):
+        raise UserError(f"{out}: not empty and not a study; choose a new folder with --out")
     with claim(out):
-        new = check_folder(out, config)
+        check_folder(out, config)
         say(f"text: {', '.join(config.domain_names)}")
-        try:
-            card = prepare_text(out, config)
-        except UserError:
-            if new:  # text that cannot be used must not tie the folder to it
-                (out / "study.json").unlink()
-            raise
+        card = prepare_text(out, config)
+        for name in card["stores"]:
+            open_store(out / "tokens" / name)  # a damaged store is found before any run meets it
         write_atomic(out / "plan.json", save_plan(plan))
         say(f"runs: {len(plan.runs)}, {human(plan.train_flops, 'FLOPs')} of training")
         inputs = {"stores": card["stores"], "tokenizer": card["tokenizer"], "task": TASK_VERSION}
@@ -348,58 +385,55 @@ def run_study(
                 num_workers=num_workers,
                 on_progress=show,
             )
-        return finish_study(config, out, plan, results, card, say)
+        runs, scores = make_tables(plan, results)
+        write_table(runs, out / "runs.parquet")
+        write_table(scores, out / "scores.parquet")
+        failed = {i: r["reason"] for i, r in results.items() if r["status"] != "finished"}
+        try:
+            analysis = draw_study(out, config)
+        except UserError as error:
+            if not failed:
+                raise
+            raise UserError(
+                f"{next(iter(failed.values()))}; {len(failed)} of {len(results)} runs failed, "
+                f"too many to fit laws: {error}"
+            ) from None
+    say(f"report: {out / 'report.html'}")
+    return StudyResult(out, analysis, failed)
 
-# %% ../nbs/41_study.ipynb #947c0ecb
-def finish_study(
-    config: StudyConfig,
-    out: Path,
-    plan: Plan,
-    results: dict[str, dict],
-    card: dict,
-    say: Callable[[str], None],
-) -> StudyResult:
-    """Tables, laws and the report of a study whose runs are done."""
-    from relscale.report import analyse, write_report
-    from relscale.runs import write_table
+# %% ../nbs/41_study.ipynb #dedebd41
+def draw_study(out: Path, config: StudyConfig):
+    """Fit the laws to a study's tables, write `laws.csv` and `report.html`, and return the analysis."""
+    from relscale.analyse import analyse
+    from relscale.report import write_report
+    from relscale.runs import read_table, write_table
 
-    runs, scores = make_tables(plan, results)
-    write_table(runs, out / "runs.parquet")
-    write_table(scores, out / "scores.parquet")
-    failed = {i: r["reason"] for i, r in results.items() if r["status"] != "finished"}
-    try:
-        analysis = analyse(
-            runs,
-            scores,
-            baseline=config.baseline,
-            interval=config.interval,
-            n_bootstrap=config.num_bootstrap,
-            seed=config.seed,
-        )
-    except UserError as error:
-        if not failed:
-            raise
-        reason = next(iter(failed.values()))
-        raise UserError(
-            f"{reason}; {len(failed)} of {len(results)} runs failed, too many to fit laws: {error}"
-        ) from None
+    runs, scores = (read_table(out / f"{name}.parquet") for name in ("runs", "scores"))
+    analysis = analyse(
+        runs,
+        scores,
+        baseline=config.baseline,
+        interval=config.interval,
+        n_bootstrap=config.num_bootstrap,
+        seed=config.seed,
+    )
     write_table(analysis.laws().reset_index(), out / "laws.csv")
     write_report(
         analysis,
         out / "report.html",
         title="Who gains from scale?",
         lead=f"{len(runs)} language models were trained on an equal mixture of {', '.join(config.domain_names)}, over "
-        f"{len(plan.budgets)} compute budgets. As they scale, does each domain gain on {config.baseline}, or fall behind?",
-        sections=report_sections(out, plan, card),
+        f"{runs['budget_flops'].nunique()} compute budgets. As they scale, does each domain gain on {config.baseline}, or fall behind?",
+        sections=report_sections(out, config),
     )
-    say(f"report: {out / 'report.html'}")
-    return StudyResult(out, analysis, failed)
+    return analysis
 
-# %% ../nbs/41_study.ipynb #5a6f9726
-def report_sections(out: Path, plan: Plan, card: dict) -> dict:
+# %% ../nbs/41_study.ipynb #16753bd9
+def report_sections(out: Path, config: StudyConfig) -> dict:
     """Tables that stand behind a study: plan, text, versions, machine and time."""
     import pandas as pd
 
+    plan, card = study_plan(config), _read_card(out / "corpora.json")
     packages = [
         "relscale",
         "jax",
@@ -415,11 +449,9 @@ def report_sections(out: Path, plan: Plan, card: dict) -> dict:
         "pandas",
         "lmfit",
     ]
-    versions = {name: importlib.metadata.version(name) for name in packages}
-    lines = (
-        (out / "timings.jsonl").read_text().splitlines() if (out / "timings.jsonl").exists() else []
-    )
-    wall_s = sum(json.loads(line)["wall_s"] for line in lines)
+    installed = {d.name for d in importlib.metadata.distributions()}
+    versions = {name: importlib.metadata.version(name) for name in packages if name in installed}
+    wall_s = sum(wall_seconds(folder) for folder in (out / "runs").glob("*"))
     machine = {
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "cores used": str(len(available_cores())),

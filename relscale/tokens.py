@@ -20,13 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from .core import UserError, fingerprint, require, write_atomic
-from relscale.text import (
-    END_OF_TEXT,
-    Document,
-    documents_fingerprint,
-    token_num_bytes,
-    tokenizer_fingerprint,
-)
+from .documents import Document, documents_fingerprint
+from .text import END_OF_TEXT, token_num_bytes, tokenizer_fingerprint
 
 # %% ../nbs/11_tokens.ipynb #5636ad7b
 def _encode(documents: Sequence[Document], tokenizer) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

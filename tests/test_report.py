@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from relscale.analyse import analyse, simulate_suite, verdict_sentences
 from relscale.core import UserError
-from relscale.report import analyse, simulate_suite, verdict_sentences, write_report
+from relscale.report import write_report
 
 # (bits per byte at a million parameters and tokens, exponent): delta_beta is half the exponents' difference
 TRUTH = {

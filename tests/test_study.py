@@ -11,6 +11,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from relscale.core import UserError
+from relscale.plan import SMALL, plan_run
+from relscale.study import StudyConfig, check_folder, read_config
+from relscale.sweep import execute, run_key
+
 PROGRAM = Path(sys.executable).with_name("relscale")
 TABLES = ("runs.parquet", "scores.parquet", "laws.csv")
 # Three budgets of three or four models with 10 to 60 thousand parameters: seconds, not minutes.
@@ -135,7 +140,75 @@ def test_a_slip_is_one_line_and_a_code(arguments, says, tmp_path):
     said = [line for line in done.stderr.splitlines() if line.startswith("relscale:")]
     assert done.returncode == 2 and len(said) == 1 and "Traceback" not in done.stderr, done.stderr
     assert (str(empty) if says == "EMPTY" else says) in said[0]
-    assert not (tmp_path / "out" / "study.json").exists(), "the slip would tie the folder to it"
+    # The folder is not tied to the slip: the mended call is not refused for it.
+    mended = relscale("study", "--out", tmp_path / "out", *SMALL_STUDY, "--dry-run")
+    assert mended.returncode == 0
+    if (tmp_path / "out").exists():
+        check_folder(tmp_path / "out", StudyConfig(seed=99))
+
+
+def test_a_damaged_folder_is_named(finished, tmp_path):
+    for name in ("study.json", "corpora.json"):
+        out = tmp_path / name.partition(".")[0]
+        subprocess.run(["cp", "-r", finished, out], check=True)
+        (out / name).write_bytes(b'{"\xff')
+        done = relscale("study", "--out", out, *SMALL_STUDY)
+        assert (
+            done.returncode == 2
+            and done.stderr.count("\n") == 1
+            and f"{name}: damaged" in done.stderr
+        ), done.stderr
+    (tmp_path / "file").write_text("x")
+    done = relscale("study", "--out", tmp_path / "file")
+    assert done.returncode == 2 and "is a file" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_missing_store_stops_the_study_and_is_not_held_against_the_runs(finished, tmp_path):
+    out = tmp_path / "holed"
+    subprocess.run(["cp", "-r", finished, out], check=True)
+    subprocess.run(["rm", "-r", out / "runs", out / "tokens" / "code-heldout"], check=True)
+    done = relscale("study", "--out", out, *SMALL_STUDY)
+    assert done.returncode == 2 and "code-heldout" in done.stderr and "Traceback" not in done.stderr
+    assert not list(out.glob("runs/*/result.json"))
+
+
+def test_report_keeps_the_choices_of_the_study(finished, tmp_path):
+    """Another interval gives other laws, and the page drawn again must hold the same ones."""
+    out = tmp_path / "pairs"
+    subprocess.run(["cp", "-r", finished, out], check=True)
+    assert relscale("study", "--out", out, *SMALL_STUDY, "--interval", "pairs").returncode == 0
+    laws = (out / "laws.csv").read_bytes()
+    assert laws != (finished / "laws.csv").read_bytes() and read_config(out).interval == "pairs"
+    assert relscale("report", out).returncode == 0
+    assert (out / "laws.csv").read_bytes() == laws
+
+
+def leave_and_report(run, store):
+    """Go on from what the folder holds, as training does from a checkpoint."""
+    mark = store / "runs" / run.run_id / "checkpoint"
+    seen = mark.read_text() if mark.exists() else "nothing"
+    mark.write_text("made from the first inputs")
+    return {"seen": seen}
+
+
+def test_checkpoints_of_other_inputs_are_dropped(tmp_path):
+    run = plan_run(1e12, 64, SMALL)
+    first = execute(leave_and_report, run, tmp_path, run_key(run, {"text": "first"}))
+    other = execute(leave_and_report, run, tmp_path, run_key(run, {"text": "other"}))
+    assert (first["seen"], other["seen"]) == ("nothing", "nothing")
+    (tmp_path / "runs" / run.run_id / "result.json").unlink()
+    again = execute(leave_and_report, run, tmp_path, run_key(run, {"text": "other"}))
+    assert (
+        again["seen"] == "made from the first inputs"
+    )  # its own folder, of the same key, is gone on from
+
+
+def test_two_domains_of_one_name_are_refused(tmp_path):
+    with pytest.raises(UserError, match="each of another name"):
+        StudyConfig(
+            domains=(str(tmp_path / "x" / "news"), str(tmp_path / "y" / "news")), baseline="news"
+        )
+    assert StudyConfig(domains=("code", "corpora/news.v1")).domain_names == ("code", "news.v1")
 
 
 def test_another_configuration_is_refused_and_harms_nothing(finished):
@@ -157,7 +230,10 @@ def test_a_loss_that_is_not_finite_is_named(tmp_path):
 
 
 def test_a_full_disk_is_named_and_what_is_finished_stays(finished, tmp_path):
-    """The study goes on from a copy with one result taken away, on a file system with no room left."""
+    """The study goes on from a copy with one result taken away, on a file system with no room left.
+
+    Needs root, to mount a small file system; skips without.
+    """
     disk = tmp_path / "disk"
     disk.mkdir()
     if subprocess.run(

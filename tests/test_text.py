@@ -1,18 +1,17 @@
-"""Text: sampling, duplicates, leaks, and the bytes of tokens."""
+"""Text: sampling, the record of a study's text, and the bytes of tokens."""
 
 import json
 import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relscale import text as rt
 from relscale.core import UserError
-from relscale.text import Document
+from relscale.documents import total_bytes
 
 
 def fresh_python(code: str, **env: str) -> str:
@@ -83,7 +82,7 @@ def test_order_is_by_name_and_seed_not_by_file_system(tmp_path):
     assert [d.name for d in first] != sorted(names)
     sample = rt.load_domain(tmp_path / "a/mine", max_bytes=100)
     assert sample == first[: len(sample)]
-    assert rt._size(sample) <= 100 < rt._size(first[: len(sample) + 1])
+    assert total_bytes(sample) <= 100 < total_bytes(first[: len(sample) + 1])
 
 
 def test_own_files_are_refused_with_place_and_remedy(tmp_path):
@@ -104,114 +103,7 @@ def test_own_files_are_refused_with_place_and_remedy(tmp_path):
         rt.load_domain(tmp_path / "empty")
 
 
-# --- duplicates ------------------------------------------------------------------------------------
-
-
-def test_minhash_finds_what_comparing_all_pairs_finds(licences):
-    """Bands miss a pair at the threshold with probability 0.4%, so at most 2% of the kept may differ."""
-    words, sets, kept = rt._WordHashes(), [], []
-    for document in licences:
-        shingles = set(rt._shingles(document.text, rt.SHINGLE_WORDS, words).tolist())
-        if all(len(shingles & s) < rt.NEAR_DUPLICATE * len(shingles | s) for s in sets):
-            sets.append(shingles)
-            kept.append(document.name)
-    ours = [d.name for d in rt.deduplicate(licences)]
-    assert len(kept) < 0.95 * len(licences)  # there is something to find
-    assert len(set(kept) ^ set(ours)) <= 0.02 * len(kept)
-
-
-@settings(deadline=None, max_examples=25)
-@given(st.integers(0, 2**32 - 1), st.floats(0, 0.06))
-def test_edited_copies_go_and_strangers_stay(seed, edits):
-    """An edit of 1 word in 17 breaks at most 5 of 17 shingles: J >= 12/22 even then, on average."""
-    rng = np.random.default_rng(seed)
-    a, b = rng.integers(0, 5000, (2, 400)).astype(str)
-    copy = a.copy()
-    changed = rng.permutation(400)[: int(edits * 400)]
-    copy[changed] = "changed"
-    documents = [Document("x", "a", " ".join(a)), Document("x", "b", " ".join(b))]
-    again = Document("y", "copy", "\n".join(copy).upper())
-    likeness = rt._jaccard(
-        *(np.unique(rt._shingles(d.text, 5, rt._WordHashes())) for d in (documents[0], again))
-    )
-    expected = documents if likeness > 0.6 else None
-    found = rt.deduplicate([*documents, again])
-    assert found[:2] == documents
-    assert expected is None or found == expected
-
-
-def test_texts_without_words_are_equal_only_when_equal():
-    documents = [
-        Document("x", str(i), text) for i, text in enumerate(["!!!", "???", "! ! !", "!!!\n"])
-    ]
-    assert [d.name for d in rt.deduplicate(documents)] == ["0", "1", "2"]
-    assert rt.deduplicate([]) == []
-
-
-# --- pieces, split, leaks --------------------------------------------------------------------------
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.text(min_size=1, max_size=40), st.integers(1, 1500), st.sampled_from(["\n", " ", ""]))
-def test_cut_loses_nothing_and_keeps_pieces_small(unit, times, joint):
-    document = Document("x", "d", joint.join([unit] * times))
-    pieces = rt.cut(document)
-    assert "".join(p.text for p in pieces) == document.text
-    assert max(p.num_bytes for p in pieces) <= rt.PIECE_BYTES * 1.5
-    assert len({p.name for p in pieces}) == len(pieces)
-
-
-def test_split_keeps_sources_apart_and_ignores_the_order_given(chapters):
-    parts = rt.split(chapters, heldout_bytes=30_000, train_bytes=500_000, seed=5)
-    sides = [
-        {d.name.split("#")[0] for d in side}
-        for side in (parts.train, parts.heldout, parts.leaked, parts.spare)
-    ]
-    assert sum(map(len, sides)) == len(set.union(*sides))
-    assert 30_000 <= rt._size(parts.heldout) < 30_000 + 1.5 * rt.PIECE_BYTES
-    assert 500_000 - 1.5 * rt.PIECE_BYTES < rt._size(parts.train) <= 500_000
-    assert rt.split(chapters[::-1], heldout_bytes=30_000, train_bytes=500_000, seed=5) == parts
-    assert rt.split(chapters, heldout_bytes=30_000, train_bytes=500_000, seed=6) != parts
-
-
-@pytest.mark.parametrize("domain", ["bible", "letters"])
-@pytest.mark.parametrize("fraction, leaks", [(0.1, False), (0.5, True), (1.0, True)])
-def test_a_planted_leak_is_dropped(chapters, domain, fraction, leaks):
-    """A part of a held-out chapter, in capitals and in another wrapping, is quoted in the training text."""
-    chapters = chapters[:400]
-    victim = rt.split(chapters, heldout_bytes=20_000).heldout[1]
-    words = victim.text.upper().split()
-    quoted = "\n".join(words[: int(len(words) * fraction)])
-    others = [Document("letters", f"letter {i}", f"letter {i} says little") for i in range(20)]
-    for i in range(50):  # the planted document must fall on the training side
-        planted = Document(domain, f"planted {i}", f"He wrote: {quoted} and so on")
-        parts = rt.split([*chapters, *others, planted], heldout_bytes=20_000)
-        if any(d.name.startswith("planted") for d in parts.train):
-            break
-    assert (victim in parts.leaked) == leaks
-    assert (victim in parts.heldout) == (not leaks)
-    assert rt.leak_fractions([victim], parts.train)[0] == pytest.approx(fraction, abs=0.06)
-
-
-def test_leak_fraction_counts_words_in_long_shared_runs():
-    words = [f"w{i}" for i in range(100)]
-    held = Document("x", "h", " ".join(words))
-    shared = lambda n: Document("x", "t", "before " + " ".join(words[20 : 20 + n]) + " after")  # noqa: E731
-    assert [rt.leak_fractions([held], [shared(n)])[0] for n in (12, 13, 40)] == pytest.approx(
-        [0, 0.13, 0.4]
-    )
-    assert rt.leak_fractions([], [held]).size == 0
-    short = Document("x", "s", "only three words")
-    assert rt.leak_fractions([short, held], [held, short]) == pytest.approx([1, 1])
-
-
-def test_too_little_text_is_refused(chapters):
-    with pytest.raises(UserError, match="too few"):
-        rt.split(chapters[:1], heldout_bytes=100)
-    with pytest.raises(UserError, match="deduplicate"):
-        rt.split([Document("x", str(i), chapters[0].text) for i in range(9)], heldout_bytes=5_000)
-    with pytest.raises(UserError, match="positive"):
-        rt.split(chapters, heldout_bytes=0)
+# --- corpora ---------------------------------------------------------------------------------------
 
 
 def test_corpora_are_the_same_in_every_process():

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from relscale import tokens as rk
 from relscale.core import UserError
-from relscale.text import END_OF_TEXT, Document, save_tokenizer, train_tokenizer
+from relscale.documents import Document
+from relscale.text import END_OF_TEXT, save_tokenizer, train_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -114,7 +115,8 @@ def test_a_killed_writer_leaves_nothing_that_opens(tmp_path, tokenizer):
     """The process dies after the first of three arrays; the next writer clears up and writes it whole."""
     save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
     code = (
-        "import os, sys; from relscale import tokens as rk; from relscale.text import *\n"
+        "import os, sys; from relscale import tokens as rk; from relscale.documents import Document;"
+        "from relscale.text import load_tokenizer\n"
         "write = rk._write_array\n"
         "def dying(folder, name, values):\n"
         "    write(folder, name, values)\n"
