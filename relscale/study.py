@@ -100,7 +100,7 @@ def study_plan(config: StudyConfig) -> Plan:
     )
 
 # %% ../nbs/41_study.ipynb #3d2bc5ad
-TRAINER_SHARE_OF_GEMM = 0.28
+TRAINER_SHARE_OF_GEMM = 0.33
 
 
 def gemm_flops_per_second(size: int = 768, repeats: int = 8) -> float:
@@ -139,8 +139,8 @@ def describe_plan(plan: Plan, config: StudyConfig) -> str:
             ),
             "",
             f"{len(plan.runs)} runs on {', '.join(config.domain_names)}; baseline {config.baseline}",
-            f"{human(plan.train_flops, 'FLOPs')} of training; about {human_time(seconds)} of training "
-            f"on the {len(available_cores())} cores of this machine, and about a minute more for text and evaluation",
+            f"{human(plan.train_flops, 'FLOPs')} of training; about {human_time(seconds)} "
+            f"on the {len(available_cores())} cores of this machine, compilation and scoring included",
         ]
     )
 

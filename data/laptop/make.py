@@ -1,4 +1,7 @@
-"""Carry the tables of a study into `data/laptop`: python data/laptop/make.py STUDY_FOLDER."""
+"""Carry the tables of a study into `data/laptop`: python data/laptop/make.py STUDY_FOLDER.
+
+Run it on the machine of the study, when that is quiet: it also measures the matrix-multiply rate.
+"""
 
 import json
 import sys
@@ -7,6 +10,8 @@ from pathlib import Path
 import pandas as pd
 
 from relscale.runs import write_table
+from relscale.study import gemm_flops_per_second
+from relscale.sweep import available_cores, wall_seconds
 
 study, here = Path(sys.argv[1]), Path(__file__).parent
 for name in ("runs", "scores"):
@@ -14,3 +19,11 @@ for name in ("runs", "scores"):
 card = json.loads((study / "corpora.json").read_text())
 text = pd.DataFrame(card["corpora"]).drop(columns=["versions"]).assign(tokenizer=card["tokenizer"])
 write_table(text, here / "text.csv")
+runs = pd.read_csv(here / "runs.csv")
+timing = {
+    "train_flops": runs["train_flops"].sum(),
+    "wall_s": sum(wall_seconds(study / "runs" / name) for name in runs["run_id"]),
+    "num_cores": len(available_cores()),
+    "gemm_flops_per_second": gemm_flops_per_second(repeats=50),
+}
+write_table(pd.DataFrame([timing]), here / "timing.csv")
