@@ -253,17 +253,21 @@ class Plan:
                 rows["num_tokens"], rows["num_params"], marker="o", markersize=3.5, lw=1
             )
             end = rows.iloc[-1]
+            label = f"{budget:.3g}".replace("e+", "e")
             ax.annotate(
-                f"{budget:.0e}",
+                label,
                 (end["num_tokens"], end["num_params"]),
-                xytext=(5, -3),
+                xytext=(2, -3),
                 textcoords="offset points",
                 fontsize=8,
                 color=line.get_color(),
+                rotation=-55,
+                rotation_mode="anchor",
+                va="top",
             )
         ax.set(xscale="log", yscale="log", xlabel="training tokens", ylabel="parameters")
         ax.set_title(f"{len(self.runs)} runs, budgets in {self.recipe.budget_counts} FLOPs")
-        ax.margins(x=0.12)
+        ax.margins(x=0.12, y=0.14)
         return ax
 
     def _repr_html_(self):
