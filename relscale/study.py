@@ -22,7 +22,7 @@ from typing import Literal
 from .core import UserError, fingerprint, human, human_time, require, write_atomic
 from .plan import SMALL, Plan, plan_isoflop, save_plan
 from .spec import RunSpec, from_json, to_json
-from .sweep import available_cores, claim, progress_bar, sweep, wall_seconds
+from .sweep import available_cores, claim, ending, progress_bar, sweep, wall_seconds
 from .text import domain_name
 
 # %% ../nbs/41_study.ipynb #e17e6ef7
@@ -34,7 +34,7 @@ class StudyConfig:
     """Test distributions: embedded domains, or paths to a folder of .txt files or a .jsonl file."""
     baseline: str = "code"
     """The domain that all others are compared with."""
-    budgets: tuple[float, ...] = (4e10, 7e10, 1.25e11, 2.2e11, 4e11, 7e11, 1.25e12)
+    budgets: tuple[float, ...] = (3.9e10, 7e10, 1.25e11, 2.2e11, 4e11, 7e11, 1.25e12)
     """Training FLOPs of one run, per IsoFLOP curve."""
     vocab: int = SMALL.vocab
     """Tokens in the vocabulary, which is learnt from the training text."""
@@ -100,7 +100,7 @@ def study_plan(config: StudyConfig) -> Plan:
     )
 
 # %% ../nbs/41_study.ipynb #3d2bc5ad
-TRAINER_SHARE_OF_GEMM = 0.33
+TRAINER_SHARE_OF_GEMM = 0.27
 
 
 def gemm_flops_per_second(size: int = 768, repeats: int = 8) -> float:
@@ -247,7 +247,7 @@ def train_and_score(run: RunSpec, store: Path) -> dict:
         batch_size=run.batch_size,
         seed=run.seed,
     )
-    model, summary = train(run, data, store / "runs" / run.run_id)
+    model, summary = train(run, data, store / "runs" / run.run_id, should_stop=ending)
     scores = []
     for name in names:
         heldout = open_store(store / "tokens" / f"{name}-heldout")

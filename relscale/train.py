@@ -15,7 +15,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -160,6 +160,7 @@ def train(
     folder: Path | str,
     *,
     checkpoint_every_s: float = 20.0,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Decoder, dict]:
     """Train a run to its end, going on from whatever its folder holds.
 
@@ -173,6 +174,8 @@ def train(
         Checkpoints, `metrics.jsonl` and the final weights live here.
     checkpoint_every_s
         Seconds between checkpoints; where they fall does not change the result.
+    should_stop
+        Asked at each logged step; true ends the run as SIGTERM does.
 
     Returns
     -------
@@ -185,7 +188,7 @@ def train(
     RunFailed
         The loss is no longer finite; the last good checkpoint is kept.
     Preempted
-        SIGTERM arrived; a checkpoint of the last logged step is there.
+        SIGTERM arrived, or `should_stop`; a checkpoint of the last logged step is there.
     """
     folder, state = Path(folder), start_state(run)
     if (folder / "model").exists():
@@ -209,10 +212,11 @@ def train(
             log.write(json.dumps(row) + "\n")
             log.flush()
             since_log = []
-            if asked_to_end.is_set() or time.monotonic() - saved_at > checkpoint_every_s:
+            stop = asked_to_end.is_set() or should_stop()
+            if stop or time.monotonic() - saved_at > checkpoint_every_s:
                 checkpoints.save(state)
                 saved_at = time.monotonic()
-            if asked_to_end.is_set() and step < run.num_steps:
+            if stop and step < run.num_steps:
                 raise Preempted(
                     f"run {run.run_id}: ended at step {step} of {run.num_steps}, checkpoint written"
                 )
