@@ -84,7 +84,7 @@ class PlanCommand:
     def save(self, plan, frame) -> None:
         """Write the plan in the form that its suffix names."""
         from relscale.core import write_atomic
-        from relscale.runs import write_table
+        from relscale.tables import write_table
 
         if self.out.suffix == ".json":
             write_atomic(self.out, save_plan(plan))
@@ -109,7 +109,7 @@ class FitCommand:
 
     def run(self) -> int:
         from relscale.relative import fit_relative
-        from relscale.runs import read_table, write_table
+        from relscale.tables import read_table, write_table
 
         names = dict.fromkeys(("group", "train_flops", "value"))
         for pair in self.map:
@@ -170,7 +170,7 @@ class ReportCommand:
         """The page of tables that no study made."""
         from relscale.analyse import analyse
         from relscale.report import write_report
-        from relscale.runs import read_table, write_table
+        from relscale.tables import read_table, write_table
 
         if self.baseline is None:
             raise UserError(

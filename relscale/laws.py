@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .core import UserError, new_axes
-from .runs import axis_label
+from .tables import axis_label
 
 if TYPE_CHECKING:
     import lmfit

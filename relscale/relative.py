@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RelativeFit', 'fit_relative']
 
-# %% ../nbs/33_relative.ipynb #20e6ae9d
+# %% ../nbs/33_relative.ipynb #2b37477e
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,127 +14,9 @@ import numpy as np
 import pandas as pd
 
 from .core import UserError, group_style, new_axes
-from .runs import axis_label
-
-# %% ../nbs/33_relative.ipynb #159a3578
-def _ols(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Height at mean x, slope and residual standard deviation of each row of y (groups, points)."""
-    z = x - x.mean()
-    height = y.mean(axis=1)
-    slope = y @ z / (z @ z)
-    rss = np.sum((y - height[:, None] - slope[:, None] * z) ** 2, axis=1)
-    freedom = len(x) - 2
-    sigma = np.maximum(np.sqrt(rss / freedom), 1e-12) if freedom > 0 else np.full(len(y), np.nan)
-    return height, slope, sigma
-
-# %% ../nbs/33_relative.ipynb #d10eb015
-def _t_critical(freedom: int) -> float:
-    """Half a 95 % Student t interval in standard errors; NaN without freedom."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.975)) if freedom > 0 else float("nan")
-
-# %% ../nbs/33_relative.ipynb #c0c80ceb
-def _pairs_draws(
-    x: np.ndarray, y: np.ndarray, n_bootstrap: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Heights (at mean x) and slopes of fits to resampled points, each (draws, groups)."""
-    n = len(x)
-    picked = np.random.default_rng(seed).integers(n, size=(n_bootstrap, n))
-    picked = picked[np.ptp(x[picked], axis=1) > 0]  # one point alone has no slope
-    weight = np.zeros((len(picked), n))
-    np.add.at(weight, (np.arange(len(picked))[:, None], picked), 1.0 / n)
-    z = x - x.mean()
-    mean_z = (weight @ z)[:, None]
-    spread = (weight @ z**2)[:, None] - mean_z**2
-    mean_y = weight @ y.T
-    slope = (weight @ (z * y).T - mean_z * mean_y) / spread
-    return mean_y - slope * mean_z, slope
-
-# %% ../nbs/33_relative.ipynb #31cdf2c9
-def _wild_draws(
-    x: np.ndarray, y: np.ndarray, n_bootstrap: int, seed: int, *, null: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Heights and slopes less those of the fit shaken, and residual scales: each (draws, groups)."""
-    n, z = len(x), x - x.mean()
-    spread = z @ z
-    height, slope, _ = _ols(x, y)
-    residual = y - height[:, None] - (0 if null else slope[:, None] * z)
-    leverage = 1 / n + (0 if null else z**2 / spread)
-    residual = residual / np.sqrt(np.maximum(1 - leverage, 1e-12))
-    webb = np.sqrt([0.5, 1.0, 1.5])
-    v = np.random.default_rng(seed).choice(np.concatenate([-webb, webb]), size=(n_bootstrap, n))
-    rise = v @ residual.T / n
-    tilt = v @ (residual * z).T / spread
-    rss = v**2 @ (residual**2).T - n * rise**2 - spread * tilt**2
-    sigma = np.sqrt(np.maximum(rss, 0) / (n - 2))
-    return rise, tilt, np.maximum(sigma, 1e-12)
-
-# %% ../nbs/33_relative.ipynb #b495a3f4
-@dataclass(frozen=True, eq=False)
-class _Band:
-    """What an interval method needs to put a band around the lines: draws, where it has any."""
-
-    method: str
-    rise: np.ndarray | None = None  # (draws, groups), relative to the fitted height
-    tilt: np.ndarray | None = None  # relative to the fitted slope
-    sigma: np.ndarray | None = None
-
-    def at(
-        self, z: float, n: int, spread: float, sigma: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper distance of the 95 % band from each line, z away from mean x."""
-        reach = np.sqrt(1 / n + z * z / spread)
-        if n < 3:
-            return np.full(len(sigma), np.nan), np.full(len(sigma), np.nan)
-        if self.method == "pairs":
-            low, high = np.quantile(self.rise + z * self.tilt, [0.025, 0.975], axis=0)
-            return low, high
-        if self.method == "wild":
-            t = (self.rise + z * self.tilt) / (self.sigma * reach)
-            low, high = np.quantile(t, [0.025, 0.975], axis=0)
-            return -high * sigma * reach, -low * sigma * reach
-        half = _t_critical(n - 2) * sigma * reach
-        return -half, half
-
-# %% ../nbs/33_relative.ipynb #0c651c01
-def _infer(
-    x: np.ndarray, y: np.ndarray, method: str, n_bootstrap: int, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, _Band]:
-    """Low and high end of each slope, its two-sided P value, and the band, for rows of y."""
-    from scipy.special import stdtr
-
-    n, z = len(x), x - x.mean()
-    spread = z @ z
-    height, slope, sigma = _ols(x, y)
-    if n < 3:
-        return *np.full((3, len(y)), np.nan), _Band("t")
-    stderr = sigma / np.sqrt(spread)
-    if method == "t":
-        half = _t_critical(n - 2) * stderr
-        return slope - half, slope + half, 2 * stdtr(n - 2, -np.abs(slope / stderr)), _Band("t")
-    if method == "pairs":
-        heights, slopes = _pairs_draws(x, y, n_bootstrap, seed)
-        below = (slopes <= 0).sum(axis=0)
-        p = 2 * (np.minimum(below, len(slopes) - below) + 1) / (len(slopes) + 1)
-        low, high = np.quantile(slopes, [0.025, 0.975], axis=0)
-        return low, high, np.minimum(p, 1.0), _Band("pairs", heights - height, slopes - slope)
-    rise, tilt, scale = _wild_draws(x, y, n_bootstrap, seed, null=False)
-    low, high = np.quantile(tilt / (scale / np.sqrt(spread)), [0.025, 0.975], axis=0)
-    _, tilt0, scale0 = _wild_draws(x, y, n_bootstrap, seed + 1, null=True)
-    beyond = np.abs(tilt0 / scale0) >= np.abs(slope / sigma) * (1 - 1e-12)
-    p = (beyond.sum(axis=0) + 1) / (n_bootstrap + 1)
-    return slope - high * stderr, slope - low * stderr, p, _Band("wild", rise, tilt, scale)
-
-# %% ../nbs/33_relative.ipynb #3c1b5ec5
-def _holm(p: np.ndarray) -> np.ndarray:
-    """P values adjusted for their number (Holm 1979); NaN stays NaN and is not counted."""
-    adjusted = np.full(len(p), np.nan)
-    known = np.flatnonzero(~np.isnan(p))
-    order = known[np.argsort(p[known], kind="stable")]
-    factors = np.arange(len(order), 0, -1)
-    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p[order]), 1.0)
-    return adjusted
+from .inference import Band, Lines, adjust_p, fit_lines, infer_slopes
+from .results import Result
+from .tables import axis_label
 
 # %% ../nbs/33_relative.ipynb #8c3c4f9e
 def _verdict_gap(rate: str, start: float, end: float, start_sure: bool, end_sure: bool) -> str:
@@ -145,9 +27,9 @@ def _verdict_gap(rate: str, start: float, end: float, start_sure: bool, end_sure
         return "crosses parity"
     return "gap narrows" if abs(end) < abs(start) else "gap widens"
 
-# %% ../nbs/33_relative.ipynb #b291e4da
+# %% ../nbs/33_relative.ipynb #5838dcc4
 @dataclass(frozen=True, eq=False, repr=False)
-class RelativeFit:
+class RelativeFit(Result):
     """Relative laws of all groups against one baseline, with the rows and points behind them.
 
     `points` has the matched ratios: group, scale, ratio, one_minus_ratio. `estimates` is what
@@ -161,10 +43,8 @@ class RelativeFit:
     group: str
     scale: str
     interval: str
-    log_scale: np.ndarray  # (points,)
-    height: np.ndarray  # (groups,), log G at mean log scale
-    sigma: np.ndarray  # (groups,), residual standard deviation of log G
-    band: _Band
+    lines: Lines  # of log G on log scale, one a group
+    band: Band
 
     def summary(self) -> pd.DataFrame:
         """One row a group.
@@ -197,13 +77,10 @@ class RelativeFit:
         scales = np.atleast_1d(np.asarray(flops, dtype=float))
         if not (np.isfinite(scales) & (scales > 0)).all():
             raise UserError(f"{self.scale} must be positive and finite: give values such as 1e21")
-        x, slope = self.log_scale, self.estimates["delta_beta"].to_numpy()
-        z = x - x.mean()
         parts = []
         for value in scales:
-            step = np.log(value) - x.mean()
-            line = self.height + slope * step
-            low, high = self.band.at(step, len(x), z @ z, self.sigma)
+            line = self.lines.at(np.log(value))
+            low, high = self.band.at(np.log(value), self.lines)
             part = {self.group: self.estimates.index, self.scale: value, "ratio": np.exp(line)}
             parts.append(
                 pd.DataFrame(part | {"low": np.exp(line + low), "high": np.exp(line + high)})
@@ -226,7 +103,7 @@ class RelativeFit:
 
         ax = new_axes(ax)
         groups = list(self.estimates.index)
-        ends = np.exp([self.log_scale.min(), self.log_scale.max()])
+        ends = np.exp([self.lines.x.min(), self.lines.x.max()])
         laws = dict(list(self.predict(np.geomspace(*ends, 41)).groupby(self.group)))
         points = dict(list(self.points.groupby(self.group)))
         ax.plot(ends, [shown(1.0)] * 2, color="black", linewidth=1)
@@ -260,7 +137,7 @@ class RelativeFit:
 
     def __repr__(self) -> str:
         lines = [f"  {name}: {verdict}" for name, verdict in self.estimates["verdict"].items()]
-        head = f"RelativeFit against {self.baseline}, {len(self.log_scale)} points a group, interval {self.interval!r}"
+        head = f"RelativeFit against {self.baseline}, {len(self.lines.x)} points a group, interval {self.interval!r}"
         return "\n".join([head, *lines])
 
     def _repr_html_(self) -> str:
@@ -275,7 +152,7 @@ class RelativeFit:
             "verdict",
         ]
         return (
-            f"<p>Relative to <b>{html.escape(str(self.baseline))}</b>, {len(self.log_scale)} points a group, "
+            f"<p>Relative to <b>{html.escape(str(self.baseline))}</b>, {len(self.lines.x)} points a group, "
             f"interval {self.interval!r}; negative delta_beta: the treatment improves faster.</p>"
             + self.estimates[columns].to_html(float_format="{:.4g}".format)
         )
@@ -363,7 +240,7 @@ def _pair(
     order = by_key.first().sort_values(kind="stable")
     return order, wide.loc[order.index]
 
-# %% ../nbs/33_relative.ipynb #e8341283
+# %% ../nbs/33_relative.ipynb #77f93bcb
 def fit_relative(
     rows: pd.DataFrame,
     *,
@@ -419,17 +296,16 @@ def fit_relative(
         )
     x = np.log(scales.to_numpy())
     y = (errors[treatments].sub(errors[baseline], axis=0)).to_numpy().T
-    height, slope, sigma = _ols(x, y)
-    low, high, p, band = _infer(x, y, interval, n_bootstrap, seed)
-    pairs_low, pairs_high, pairs_p, _ = _infer(x, y, "pairs", n_bootstrap, seed)
-    z = x - x.mean()
-    ends = {}
-    for end, step in (("start", z.min()), ("end", z.max())):
-        line = height + slope * step
-        below, above = band.at(step, len(x), z @ z, sigma)
+    lines = fit_lines(x, y)
+    low, high, p, band = infer_slopes(x, y, interval, n_bootstrap, seed)
+    pairs_low, pairs_high, pairs_p, _ = infer_slopes(x, y, "pairs", n_bootstrap, seed)
+    slope, ends = lines.slope, {}
+    for end, place in (("start", x.min()), ("end", x.max())):
+        line = lines.at(place)
+        below, above = band.at(place, lines)
         ends[end] = (line, (line + below > 0) | (line + above < 0))
     with np.errstate(over="ignore"):
-        gamma = np.exp(height - slope * x.mean())
+        gamma = np.exp(lines.at(0.0))
     table = pd.DataFrame(
         {
             "gamma": gamma,
@@ -440,7 +316,7 @@ def fit_relative(
             "high": high,
             "percent_per_decade": 100 * (10**slope - 1),
             "p_value": p,
-            "p_adjusted": _holm(p),
+            "p_adjusted": adjust_p(p),
             "bootstrap_low": pairs_low,
             "bootstrap_high": pairs_high,
             "p_bootstrap": pairs_p,
@@ -468,9 +344,7 @@ def fit_relative(
     )
     points["one_minus_ratio"] = 1 - points["ratio"]
     points = points[[group, scale, "ratio", "one_minus_ratio"]]
-    return RelativeFit(
-        rows, points, table, baseline, group, scale, interval, x, height, sigma, band
-    )
+    return RelativeFit(rows, points, table, baseline, group, scale, interval, lines, band)
 
 # %% ../nbs/33_relative.ipynb #a1b4a15e
 def _in_words(row: dict, scale: str) -> str:

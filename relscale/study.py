@@ -349,7 +349,7 @@ def run_study(
     UserError
         A slip in the choices or the folder, a full disk, a killed worker.
     """
-    from relscale.runs import write_table
+    from relscale.tables import write_table
     from relscale.tokens import open_store
 
     require(
@@ -406,7 +406,7 @@ def draw_study(out: Path, config: StudyConfig):
     """Fit the laws to a study's tables, write `laws.csv` and `report.html`, and return the analysis."""
     from relscale.analyse import analyse
     from relscale.report import write_report
-    from relscale.runs import read_table, write_table
+    from relscale.tables import read_table, write_table
 
     runs, scores = (read_table(out / f"{name}.parquet") for name in ("runs", "scores"))
     analysis = analyse(

@@ -62,11 +62,11 @@ def test_t_interval_equals_the_textbook():
 
 
 def test_pairs_draws_equal_a_fit_of_each_resample():
-    from relscale.relative import _pairs_draws
+    from relscale.inference import pairs_draws
 
     rng = np.random.default_rng(4)
     x, y = np.log(SCALES), rng.normal(size=(2, 7))
-    heights, slopes = _pairs_draws(x, y, 50, seed=9)
+    heights, slopes = pairs_draws(x, y, 50, seed=9)
     picked = np.random.default_rng(9).integers(7, size=(50, 7))
     for row, height, slope in zip(picked, heights, slopes, strict=True):
         for g in range(2):
@@ -75,20 +75,22 @@ def test_pairs_draws_equal_a_fit_of_each_resample():
 
 
 def test_wild_draws_equal_a_fit_of_each_shaken_sample():
-    from relscale.relative import _ols, _wild_draws
+    from relscale.inference import fit_lines, wild_draws
 
     x, y = np.log(SCALES), np.random.default_rng(5).normal(size=(1, 7))
     z, n = x - x.mean(), 7
     for null in (False, True):
-        rise, tilt, sigma = _wild_draws(x, y, 30, 11, null=null)
+        rise, tilt, sigma = wild_draws(x, y, 30, 11, null=null)
         webb = np.sqrt([0.5, 1.0, 1.5])
         v = np.random.default_rng(11).choice(np.concatenate([-webb, webb]), size=(30, n))
-        height, slope, _ = _ols(x, y)
+        fit = fit_lines(x, y)
+        height, slope = fit.height, fit.slope
         fitted = height[0] + (0 if null else slope[0]) * z
         hat = 1 / n + (0 if null else z**2 / (z @ z))
         for b in range(30):
             star = fitted + v[b] * (y[0] - fitted) / np.sqrt(1 - hat)
-            h, s, sd = _ols(x, star[None])
+            one = fit_lines(x, star[None])
+            h, s, sd = one.height, one.slope, one.sigma
             expected = [h[0] - height[0], s[0] - (0 if null else slope[0]), sd[0]]
             np.testing.assert_allclose(
                 [rise[b, 0], tilt[b, 0], sigma[b, 0]], expected, rtol=1e-9, atol=1e-12
@@ -214,7 +216,7 @@ def test_nearly_equal_scales_pair_and_runs_pair_by_name():
     with pytest.raises(UserError, match="two rows"):
         fit_relative(seeds, baseline="base")
     paired = fit_relative(seeds, baseline="base", run="run_id")
-    assert set(paired.summary()["num_budgets"]) == {7} and len(paired.log_scale) == 14
+    assert set(paired.summary()["num_budgets"]) == {7} and len(paired.lines.x) == 14
 
 
 def test_few_scales():

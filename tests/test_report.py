@@ -7,18 +7,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from relscale.analyse import analyse, simulate_suite, verdict_sentences
+from relscale.analyse import analyse, verdict_sentences
 from relscale.core import UserError
 from relscale.report import write_report
+from relscale.simulate import Surface, simulate_suite
 
 # (bits per byte at a million parameters and tokens, exponent): delta_beta is half the exponents' difference
 TRUTH = {
-    "code": (2.00, 0.20),
-    "behind, faster": (2.60, 0.26),
-    "ahead, faster": (1.30, 0.25),
-    "behind, slower": (2.30, 0.15),
-    "ahead, slower": (1.20, 0.15),
-    "overtakes": (2.02, 0.26),
+    "code": Surface(2.00, 0.20),
+    "behind, faster": Surface(2.60, 0.26),
+    "ahead, faster": Surface(1.30, 0.25),
+    "behind, slower": Surface(2.30, 0.15),
+    "ahead, slower": Surface(1.20, 0.15),
+    "overtakes": Surface(2.02, 0.26),
 }
 
 
@@ -49,7 +50,7 @@ def test_verdicts_on_known_laws(study):
         "overtakes": ("improves faster", "crosses parity"),
     }
     for name, law in table.iterrows():
-        truth = (TRUTH["code"][1] - TRUTH[name][1]) / 2
+        truth = (TRUTH["code"].params_exponent - TRUTH[name].params_exponent) / 2
         # 0.002 a group and point, smoothed: a slope error near 0.0006; four of them, as five are tested
         assert abs(law["delta_beta"] - truth) < 0.0025, name
 
@@ -65,7 +66,7 @@ def test_sentences_say_who_is_ahead(study):
 
 
 def test_no_difference_is_unresolved_not_equal():
-    runs, scores = simulate_suite({"code": (2.0, 0.2), "news": (2.1, 0.2)}, seed=1)
+    runs, scores = simulate_suite({"code": Surface(2.0, 0.2), "news": Surface(2.1, 0.2)}, seed=1)
     study = analyse(runs, scores, baseline="code")
     assert study.summary().at["news", "verdict_rate"] == "unresolved"
     assert "5 budgets cannot tell" in verdict_sentences(study)[0]
@@ -80,8 +81,8 @@ def test_laws_table_is_tidy(study):
     assert np.isnan(laws.at["code", "delta_beta"])
     # with no floor the error falls as compute to the power -a/2; 0.01 is ten times the noise of a run
     exponents = laws["exponent"]
-    for name, (_, exponent) in TRUTH.items():
-        assert abs(exponents[name] + exponent / 2) < 0.01, name
+    for name, surface in TRUTH.items():
+        assert abs(exponents[name] + surface.params_exponent / 2) < 0.01, name
 
 
 def test_unfinished_runs_are_left_out_and_listed(suite, tmp_path):
@@ -140,7 +141,12 @@ def test_page_stands_alone(study, tmp_path):
 def test_page_escapes_its_data(tmp_path):
     bad, formula = "<script>alert(1)</script>", "$\\frac$ & <b>"
     runs, scores = simulate_suite(
-        {"a": (2.0, 0.2), bad: (2.5, 0.25), formula: (2.2, 0.18), "x--><img>": (2.4, 0.2)}
+        {
+            "a": Surface(2.0, 0.2),
+            bad: Surface(2.5, 0.25),
+            formula: Surface(2.2, 0.18),
+            "x--><img>": Surface(2.4, 0.2),
+        }
     )
     runs["suite"] = "<i>suite</i>"
     study = analyse(runs, scores, baseline="a")

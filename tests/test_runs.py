@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 
 from relscale.core import UserError
-from relscale.runs import (
+from relscale.runs import load_suite
+from relscale.tables import (
     RUNS_SCHEMA,
     join_scores,
-    load_suite,
     read_table,
     validate_runs,
     validate_scores,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from relscale.runs import validate_runs, write_table
+from relscale.tables import validate_runs, write_table
 
 
 def main(source: str) -> None:
