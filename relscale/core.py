@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['OKABE_ITO', 'MARKERS', 'DASHES', 'HOUSE_STYLE', 'UserError', 'RunFailed', 'Preempted', 'require', 'bits_per_byte',
            'human', 'human_time', 'atomic_path', 'write_atomic', 'check_name', 'fingerprint', 'data_path',
-           'group_style', 'use_style', 'new_axes']
+           'group_style', 'use_style', 'new_axes', 'name_ends']
 
-# %% ../nbs/00_core.ipynb #faaee9b9
+# %% ../nbs/00_core.ipynb #c2f2ac95
 import contextlib
 import hashlib
 import importlib.util
@@ -15,7 +15,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #72da9d12
@@ -171,3 +171,40 @@ def new_axes(ax=None, **kwargs):
     plt.draw_if_interactive()  # a notebook arms its inline figures here; rc_context would undo that
     with plt.rc_context(HOUSE_STYLE):
         return plt.subplots(**kwargs)[1]
+
+# %% ../nbs/00_core.ipynb #6c97ff1a
+def name_ends(ax, ends: Sequence[float], tips: dict[str, tuple[float, str]]) -> None:
+    """Write the name of each line right of its end, at least one line height from the next.
+
+    Parameters
+    ----------
+    ax
+        With a logarithmic x axis, and its lines drawn.
+    ends
+        Smallest and largest x of the lines.
+    tips
+        For each name the y of the line's end and its colour. Of more than thirteen names only the six
+        highest and six lowest are written.
+    """
+    import numpy as np
+
+    if len(tips) > 13:
+        order = sorted(tips, key=lambda name: tips[name][0])
+        tips = {name: tips[name] for name in [*order[:6], *order[-6:]]}
+    width, height = ax.get_position().size * ax.figure.get_size_inches() * 72
+    share = min((max(map(len, tips)) * 5 + 14) / width, 0.5)
+    span = np.log(ends[1] / ends[0]) or 1.0
+    ax.set_xlim(ends[0] * np.exp(-0.04 * span), ends[1] * np.exp(span * 1.04 * share / (1 - share)))
+    low, high = ax.get_ylim()
+    at = {name: (y - low) / (high - low) * height for name, (y, _) in tips.items()}
+    order, blocks = sorted(at, key=at.get), []
+    for i, name in enumerate(order):  # pool neighbours until all names are ten points apart
+        blocks.append((at[name] - 10 * i, 1))
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (a, m), (b, n) = blocks[-2:]
+            blocks[-2:] = [((a * m + b * n) / (m + n), m + n)]
+    levels = np.repeat([level for level, _ in blocks], [n for _, n in blocks])
+    shift = {name: levels[i] + 10 * i - at[name] for i, name in enumerate(order)}
+    for name, (y, colour) in tips.items():
+        ax.annotate(name, (ends[1], y), xytext=(7, shift[name]), textcoords="offset points",
+                    va="center", fontsize=8, color=colour)  # fmt: skip

@@ -5,18 +5,22 @@
 # %% auto #0
 __all__ = ['RelativeFit', 'fit_relative']
 
-# %% ../nbs/33_relative.ipynb #2b37477e
+# %% ../nbs/33_relative.ipynb #e85bfd58
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from .core import UserError, group_style, new_axes
-from .inference import Band, Lines, adjust_p, fit_lines, infer_slopes
+from .core import UserError, group_style, name_ends, new_axes
+from .inference import Band, Interval, Lines, adjust_p, fit_lines, infer_slopes
 from .results import Result
 from .tables import axis_label
+
+if TYPE_CHECKING:
+    from relscale.isoflop import FrontierDraws
 
 # %% ../nbs/33_relative.ipynb #8c3c4f9e
 def _verdict_gap(rate: str, start: float, end: float, start_sure: bool, end_sure: bool) -> str:
@@ -27,7 +31,7 @@ def _verdict_gap(rate: str, start: float, end: float, start_sure: bool, end_sure
         return "crosses parity"
     return "gap narrows" if abs(end) < abs(start) else "gap widens"
 
-# %% ../nbs/33_relative.ipynb #5838dcc4
+# %% ../nbs/33_relative.ipynb #69c32242
 @dataclass(frozen=True, eq=False, repr=False)
 class RelativeFit(Result):
     """Relative laws of all groups against one baseline, with the rows and points behind them.
@@ -45,6 +49,7 @@ class RelativeFit(Result):
     interval: str
     lines: Lines  # of log G on log scale, one a group
     band: Band
+    log_ratio: np.ndarray  # (groups, points), in the order of the estimates and of lines.x
 
     def summary(self) -> pd.DataFrame:
         """One row a group.
@@ -55,15 +60,22 @@ class RelativeFit(Result):
             Fitted G at the smallest and largest scale.
         delta_beta, low, high
             The exponent and its 95 % interval; negative means that the treatment improves faster.
+        stderr
+            Standard error of delta_beta: of the line, or the spread of the draws.
         percent_per_decade
             Change of G, in percent, per tenfold scale.
+        gain_per_decade
+            The paper's plots: mean change of 1 - G over the fitted range, in percentage points per
+            tenfold scale; positive means that the treatment improves faster.
         p_value, p_adjusted
-            Two-sided, by the fit's interval method; Holm-adjusted over the groups.
+            Two-sided, by the fit's interval method; adjusted over the groups, Holm unless told otherwise.
         bootstrap_low, bootstrap_high, p_bootstrap
             The paper's: 95 % interval of delta_beta and two-sided P by the pairs bootstrap, whatever the
             fit's method. Too narrow at few budgets; shown, and not used by the verdicts.
         num_budgets
             Distinct scales.
+        num_points
+            Points of the line; more than budgets where runs are repeated.
         verdict_rate, verdict_gap, verdict
             In words; by p_adjusted.
         """
@@ -132,7 +144,7 @@ class RelativeFit(Result):
             if sign == "G"
             else f"1 - error relative to {self.baseline}"
         )
-        _name_tips(ax, ends, tips)
+        name_ends(ax, ends, tips)
         return ax
 
     def __repr__(self) -> str:
@@ -157,30 +169,6 @@ class RelativeFit(Result):
             + self.estimates[columns].to_html(float_format="{:.4g}".format)
         )
 
-# %% ../nbs/33_relative.ipynb #c48efc84
-def _name_tips(ax, ends: np.ndarray, tips: dict[str, tuple[float, str]]) -> None:
-    """Write each group's name right of its line, at least one line height from the next."""
-    if len(tips) > 13:
-        order = sorted(tips, key=lambda name: tips[name][0])
-        tips = {name: tips[name] for name in [*order[:6], *order[-6:]]}
-    width, height = ax.get_position().size * ax.figure.get_size_inches() * 72
-    share = min((max(map(len, tips)) * 5 + 14) / width, 0.5)
-    span = np.log(ends[1] / ends[0]) or 1.0
-    ax.set_xlim(ends[0] * np.exp(-0.04 * span), ends[1] * np.exp(span * 1.04 * share / (1 - share)))
-    low, high = ax.get_ylim()
-    at = {name: (y - low) / (high - low) * height for name, (y, _) in tips.items()}
-    order, blocks = sorted(at, key=at.get), []
-    for i, name in enumerate(order):  # pool neighbours until all names are ten points apart
-        blocks.append((at[name] - 10 * i, 1))
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            (a, m), (b, n) = blocks[-2:]
-            blocks[-2:] = [((a * m + b * n) / (m + n), m + n)]
-    levels = np.repeat([level for level, _ in blocks], [n for _, n in blocks])
-    shift = {name: levels[i] + 10 * i - at[name] for i, name in enumerate(order)}
-    for name, (y, colour) in tips.items():
-        ax.annotate(name, (ends[1], y), xytext=(7, shift[name]), textcoords="offset points",
-                    va="center", fontsize=8, color=colour)  # fmt: skip
-
 # %% ../nbs/33_relative.ipynb #48dfd062
 def _match_scales(values: np.ndarray) -> np.ndarray:
     """Values with those within 0.1 % of their neighbour replaced by their common geometric mean."""
@@ -189,11 +177,11 @@ def _match_scales(values: np.ndarray) -> np.ndarray:
     means = np.bincount(cluster, logs) / np.bincount(cluster)
     return np.exp(means[cluster[where]])
 
-# %% ../nbs/33_relative.ipynb #4a1dec09
+# %% ../nbs/33_relative.ipynb #af50031e
 def _pair(
     rows: pd.DataFrame, group: str, scale: str, error: str, run: str | None
-) -> tuple[pd.Series, pd.DataFrame]:
-    """Scale of each point, and log errors with one row a point and one column a group; or a UserError."""
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Points (run, scale) and their log errors, one column a group, in order of scale; or a UserError."""
     wanted = [c for c in (group, scale, error, run) if c is not None]
     if lacking := [c for c in wanted if c not in rows.columns]:
         raise UserError(
@@ -210,37 +198,36 @@ def _pair(
                 f"{column} of group {rows[group].iloc[where[0]]!r}, row {where[0]} ({len(where)} in all): "
                 f"{values[where[0]]:g} has no logarithm: a ratio needs positive errors and scales"
             )
-    if rows[group].isna().any():
-        raise UserError(f"{group}: a row has no group: fill or drop it")
+    for column in (c for c in (group, run) if c is not None):
+        if rows[column].isna().any():
+            raise UserError(
+                f"{column}, row {int(rows[column].isna().argmax())}: empty: fill or drop it"
+            )
     scales = _match_scales(rows[scale].to_numpy(float))
     frame = pd.DataFrame({
         "group": rows[group].to_numpy(), "scale": scales, "log_error": np.log(rows[error].to_numpy(float)),
-        "key": rows[run].to_numpy() if run else scales,
+        "run": rows[run].to_numpy() if run else scales,
     })  # fmt: skip
-    what = "run" if run else scale
-    twice = frame.duplicated(["group", "key"])
+    twice = frame.duplicated(["group", "run", "scale"])
     if twice.any():
-        name, key = frame.loc[twice, ["group", "key"]].iloc[0]
+        name, key, at = frame.loc[twice, ["group", "run", "scale"]].iloc[0]
+        where = f"run {key} at {scale} {at:.4g}" if run else f"{scale} {at:.6g}"
         advice = (
             "keep one row" if run else "average them, or name the column that pairs them with run="
         )
-        raise UserError(f"group {name!r} has two rows at {what} {key}: {advice}")
-    by_key = frame.groupby("key")["scale"]
-    if (by_key.nunique() > 1).any():
-        raise UserError(
-            f"run {by_key.nunique().idxmax()} has two values of {scale}: one model has one scale"
-        )
-    wide = frame.pivot(index="key", columns="group", values="log_error")
+        raise UserError(f"group {name!r} has two rows at {where}: {advice}")
+    wide = frame.pivot(index=["scale", "run"], columns="group", values="log_error").sort_index()
     if wide.isna().any(axis=None):
         name = wide.columns[wide.isna().any()][0]
-        keys = [f"{k:.4g}" if not run else str(k) for k in wide.index[wide[name].isna()]][:4]
+        lost = wide.index[wide[name].isna()][:4]
+        keys = [str(key) if run else f"{at:.4g}" for at, key in lost]
+        what = "run" if run else scale
         raise UserError(
             f"group {name!r} has no row at {what} {', '.join(keys)}: add it, or drop that {what} for all"
         )
-    order = by_key.first().sort_values(kind="stable")
-    return order, wide.loc[order.index]
+    return wide.index.to_frame(index=False), wide
 
-# %% ../nbs/33_relative.ipynb #77f93bcb
+# %% ../nbs/33_relative.ipynb #16fcb435
 def fit_relative(
     rows: pd.DataFrame,
     *,
@@ -249,7 +236,9 @@ def fit_relative(
     scale: str = "train_flops",
     error: str = "value",
     run: str | None = None,
-    interval: str = "t",
+    interval: Interval = "t",
+    adjust: Literal["holm", "bh"] = "holm",
+    draws: "FrontierDraws | None" = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> RelativeFit:
@@ -262,26 +251,37 @@ def fit_relative(
     baseline
         The group that every other is divided by.
     group, scale, error
-        Names of the columns.
+        Names of the columns. The scale may be compute, parameters or tokens.
     run
         Column that says which rows are the same model. Without it rows pair by scale (within 0.1 %),
         and each group has one row a scale.
     interval
-        "t" (Student), "pairs" (bootstrap of points, the paper's) or "wild" (bootstrap-t, Webb weights).
+        "t" (Student), "pairs" (bootstrap of points, the paper's), "wild" (bootstrap-t, Webb weights),
+        "block" (bootstrap of whole runs, needs `run`) or "nested" (needs `draws`).
+    adjust
+        How P values are adjusted over the groups: "holm" or "bh" (Benjamini and Hochberg).
+    draws
+        Of `relscale.isoflop.bootstrap_frontier`, whose `points` are the rows: runs redrawn, optima refitted.
     n_bootstrap, seed
-        Draws of the two bootstraps, and their seed.
+        Draws of the bootstraps, and their seed.
 
     Raises
     ------
     UserError
         The baseline is absent or alone, a group lacks a point, an error or scale is not positive,
-        rows cannot be paired, or there is one scale only.
+        rows cannot be paired, there is one scale only, or the interval does not suit the rows.
     """
-    if interval not in ("t", "pairs", "wild"):
-        raise UserError(f"interval={interval!r}: choose 't', 'pairs' or 'wild'")
+    if interval not in get_args(Interval):
+        raise UserError(f"interval={interval!r}: choose {', '.join(map(repr, get_args(Interval)))}")
     if n_bootstrap < 100:
         raise UserError(f"n_bootstrap={n_bootstrap}: 95 % quantiles need at least 100 draws")
-    scales, errors = _pair(rows, group, scale, error, run)
+    if interval == "block" and run is None:
+        raise UserError("interval='block' draws whole runs: name their column with run=")
+    if (interval == "nested") != (draws is not None):
+        raise UserError(
+            "interval='nested' and draws= (of bootstrap_frontier) go together: give both"
+        )
+    points, errors = _pair(rows, group, scale, error, run)
     if baseline not in errors.columns:
         raise UserError(
             f"no baseline {baseline!r} in {group}: there is {', '.join(map(str, errors.columns))}"
@@ -289,62 +289,93 @@ def fit_relative(
     treatments = [name for name in errors.columns if name != baseline]
     if not treatments:
         raise UserError(f"{baseline!r} is the only {group}: a gap needs a second one")
-    num_budgets = scales.nunique()
+    num_budgets, blocks = points["scale"].nunique(), pd.factorize(points["run"])[0]
     if num_budgets < 2:
         raise UserError(
             f"{scale} has one value only: a slope needs at least two, and an interval three"
         )
-    x = np.log(scales.to_numpy())
+    if interval != "block" and len(points) > blocks.max() + 1:
+        raise UserError(
+            f"runs stand at several {scale}, so their points are not independent: use interval='block', "
+            "or keep one row a run"
+        )
+    x = np.log(points["scale"].to_numpy())
     y = (errors[treatments].sub(errors[baseline], axis=0)).to_numpy().T
+    redrawn = None if draws is None else _ratios_of(draws, treatments, baseline, scale, x)
     lines = fit_lines(x, y)
-    low, high, p, band = infer_slopes(x, y, interval, n_bootstrap, seed)
-    pairs_low, pairs_high, pairs_p, _ = infer_slopes(x, y, "pairs", n_bootstrap, seed)
-    slope, ends = lines.slope, {}
-    for end, place in (("start", x.min()), ("end", x.max())):
-        line = lines.at(place)
+    low, high, p, band = infer_slopes(
+        x, y, interval, n_bootstrap, seed, blocks=blocks, draws=redrawn
+    )
+    paper = infer_slopes(x, y, "pairs", n_bootstrap, seed)
+    table = _estimates(lines, band, low, high, p, paper, adjust)
+    table.index = pd.Index(treatments, name=group)
+    table["num_budgets"], table["num_points"] = num_budgets, len(points)
+    table["verdict"] = [_in_words(row, scale) for row in table.to_dict("records")]
+    ratios = pd.DataFrame(np.exp(y.T), columns=treatments).assign(**{scale: np.exp(x)})
+    ratios = ratios.melt(scale, var_name=group, value_name="ratio")
+    ratios["one_minus_ratio"] = 1 - ratios["ratio"]
+    ratios = ratios[[group, scale, "ratio", "one_minus_ratio"]]
+    return RelativeFit(rows, ratios, table, baseline, group, scale, interval, lines, band, y)
+
+# %% ../nbs/33_relative.ipynb #616c3c6f
+def _ratios_of(
+    draws: "FrontierDraws", treatments: list, baseline: str, scale: str, x: np.ndarray
+) -> np.ndarray:
+    """Log G in every draw of the frontier, (draws, treatments, points); or a UserError."""
+    names = list(draws.groups)
+    if scale not in draws.points or set(names) != {*treatments, baseline}:
+        raise UserError(
+            f"draws are of other groups, or have no {scale}: draw the rows that are fitted"
+        )
+    own = np.sort(_match_scales(draws.points[scale].to_numpy(float)))[:: len(names)]
+    if len(own) != len(x) or np.abs(np.log(own) - x).max() > 1e-3:
+        raise UserError(f"draws stand at another {scale} than the rows: fit draws.points")
+    order = [names.index(name) for name in treatments]
+    return draws.log_values[:, order] - draws.log_values[:, [names.index(baseline)]]
+
+# %% ../nbs/33_relative.ipynb #71a4658d
+def _estimates(
+    lines: Lines,
+    band: Band,
+    low: np.ndarray,
+    high: np.ndarray,
+    p: np.ndarray,
+    paper: tuple,
+    adjust: str,
+) -> pd.DataFrame:
+    """The numbers of every group and the two verdicts."""
+    slope, first, last = lines.slope, lines.x.min(), lines.x.max()
+    start, end = lines.at(first), lines.at(last)
+    sure = []
+    for place, line in ((first, start), (last, end)):
         below, above = band.at(place, lines)
-        ends[end] = (line, (line + below > 0) | (line + above < 0))
+        sure.append((line + below > 0) | (line + above < 0))
+    stderr = lines.sigma / np.sqrt(lines.spread)
     with np.errstate(over="ignore"):
         gamma = np.exp(lines.at(0.0))
     table = pd.DataFrame(
         {
             "gamma": gamma,
-            "ratio_start": np.exp(ends["start"][0]),
-            "ratio_end": np.exp(ends["end"][0]),
+            "ratio_start": np.exp(start),
+            "ratio_end": np.exp(end),
             "delta_beta": slope,
             "low": low,
             "high": high,
-            "percent_per_decade": 100 * (10**slope - 1),
+            "stderr": stderr if band.tilt is None else band.tilt.std(axis=0, ddof=1),
+            "percent_per_decade": 100 * np.expm1(slope * np.log(10)),
+            "gain_per_decade": 100 * (np.exp(start) - np.exp(end)) / (last - first) * np.log(10),
             "p_value": p,
-            "p_adjusted": adjust_p(p),
-            "bootstrap_low": pairs_low,
-            "bootstrap_high": pairs_high,
-            "p_bootstrap": pairs_p,
-            "num_budgets": num_budgets,
-        },
-        index=pd.Index(treatments, name=group),
+            "p_adjusted": adjust_p(p, adjust),
+            "bootstrap_low": paper[0],
+            "bootstrap_high": paper[1],
+            "p_bootstrap": paper[2],
+        }
     )
     rate = np.where(slope < 0, "improves faster", "improves slower")
     table["verdict_rate"] = np.where(table["p_adjusted"] < 0.05, rate, "unresolved")
-    table["verdict_gap"] = [
-        _verdict_gap(*each)
-        for each in zip(
-            table["verdict_rate"],
-            ends["start"][0],
-            ends["end"][0],
-            ends["start"][1],
-            ends["end"][1],
-            strict=True,
-        )
-    ]
-    table["verdict"] = [_in_words(row, scale) for row in table.to_dict("records")]
-    points = pd.DataFrame(np.exp(y.T), columns=treatments)
-    points = points.assign(**{scale: scales.to_numpy()}).melt(
-        scale, var_name=group, value_name="ratio"
-    )
-    points["one_minus_ratio"] = 1 - points["ratio"]
-    points = points[[group, scale, "ratio", "one_minus_ratio"]]
-    return RelativeFit(rows, points, table, baseline, group, scale, interval, lines, band)
+    ends = zip(table["verdict_rate"], start, end, *sure, strict=True)
+    table["verdict_gap"] = [_verdict_gap(*each) for each in ends]
+    return table
 
 # %% ../nbs/33_relative.ipynb #a1b4a15e
 def _in_words(row: dict, scale: str) -> str:
