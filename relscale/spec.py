@@ -71,16 +71,24 @@ class ModelSpec:
         if self.head_dim % 2:
             raise UserError(f"model head_dim={self.head_dim}: rotary embeddings need an even width")
 
-# %% ../nbs/01_spec.ipynb #f600f0d1
+# %% ../nbs/01_spec.ipynb #dc0d2104
 @dataclass(frozen=True)
 class OptimSpec:
     """Optimizer and schedule of one run.
 
-    `cautious` masks updates that disagree in sign with the gradient; `corrected_decay` scales the
-    weight decay by learning_rate(t) / max learning rate (AdamC). `warmup` and `decay` are fractions of
-    the run in [0, 1]; the learning rate is flat between them and ends at zero.
-    `mask_mean` says over what the mask's mean is taken: a whole leaf with its layers stacked, as the
-    released suite does, or each layer on its own.
+    `rule` moves the hidden matrices, by "adam" or "muon", with `learning_rate`. Under "muon" the other
+    leaves (embedding, head, norms) are moved by AdamW with `adam_learning_rate`, `beta1`, `beta2` and
+    `eps`. `warmup` and `decay` are fractions of the run in [0, 1]; the learning rates are flat between
+    them and end at zero.
+
+    Of "adam" alone: `cautious` masks updates that disagree in sign with the gradient, and `mask_mean`
+    says over what the mask's mean is taken: a whole leaf with its layers stacked, as the released suite
+    does, or each layer on its own. `corrected_decay` scales the weight decay by learning_rate(t) / max
+    learning rate (AdamC), for all "decayed" leaves, as the released suite does, or for those that
+    normalisation follows ("normalised": all decayed leaves but the head), as `corrected_leaves` says.
+
+    Of "muon" alone: `momentum`, and `newton_schulz`, the precision of the iteration: "bfloat16" as
+    published, or "float32", the moments' own.
     """
 
     learning_rate: float
@@ -94,21 +102,63 @@ class OptimSpec:
     cautious: bool = True
     corrected_decay: bool = True
     mask_mean: Literal["stacked", "layer"] = "stacked"
+    corrected_leaves: Literal["decayed", "normalised"] = "decayed"
+    rule: Literal["adam", "muon"] = "adam"
+    adam_learning_rate: float | None = None
+    momentum: float = 0.95
+    newton_schulz: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
-        if not (0 < self.learning_rate < math.inf):
-            raise UserError(f"learning_rate={self.learning_rate}: must be positive and finite")
-        for name in ("beta1", "beta2"):
+        for name in ("mask_mean", "corrected_leaves", "rule", "newton_schulz"):
+            words = typing.get_args(typing.get_type_hints(OptimSpec)[name])
+            if getattr(self, name) not in words:
+                raise UserError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(words)}")
+        self._refuse_unread()
+        for name in ("learning_rate", "adam_learning_rate", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"{name}={value}: must be positive and finite")
+        for name in ("beta1", "beta2", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be in [0, 1)")
-        if min(self.warmup, self.decay) < 0 or self.warmup + self.decay > 1:
+        if not 1e-37 <= self.eps < math.inf:
+            raise UserError(
+                f"eps={self.eps}: must be finite, and 1e-37 or more to be seen in float32"
+            )
+        if not 0 <= self.weight_decay < math.inf:
+            raise UserError(f"weight_decay={self.weight_decay}: must be finite and not negative")
+        if not (self.warmup >= 0 and self.decay >= 0 and self.warmup + self.decay <= 1):
             raise UserError(
                 f"warmup={self.warmup} and decay={self.decay}: fractions of the run that add up to 1 at most"
             )
 
+    def _refuse_unread(self):
+        """Refuse a choice that the rule would not read."""
+        default = {f.name: f.default for f in dataclasses.fields(self)}
+        if self.rule == "muon" and (self.cautious or self.corrected_decay):
+            raise UserError(
+                "rule='muon' has no mask and no corrected decay: set cautious=False, corrected_decay=False"
+            )
+        if self.rule == "muon" and self.adam_learning_rate is None:
+            raise UserError("rule='muon': set adam_learning_rate, for embedding, head and norms")
+        for name, read, reader in (
+            ("mask_mean", self.cautious, "cautious=True"),
+            ("corrected_leaves", self.corrected_decay, "corrected_decay=True"),
+            ("adam_learning_rate", self.rule == "muon", "rule='muon'"),
+            ("momentum", self.rule == "muon", "rule='muon'"),
+            ("newton_schulz", self.rule == "muon", "rule='muon'"),
+        ):
+            value = getattr(self, name)
+            if not read and value != default[name]:
+                raise UserError(
+                    f"{name}={value!r}: read under {reader} alone; leave it out or set that"
+                )
+
     @property
     def name(self) -> str:
-        """The name in the literature: adamw, adamc, cautious-adamw or c-adamc."""
+        """The name in the literature: adamw, adamc, cautious-adamw, c-adamc or muon."""
+        if self.rule == "muon":
+            return "muon"
         if self.corrected_decay:
             return "c-adamc" if self.cautious else "adamc"
         return "cautious-adamw" if self.cautious else "adamw"

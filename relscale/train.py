@@ -41,7 +41,7 @@ class TrainState(eqx.Module):
 def start_state(run: RunSpec) -> TrainState:
     """The state before the first step; depends on the run's seed and shape alone."""
     model = init_model(run.model, key=jax.random.key(run.seed))
-    return TrainState(model, init_state(model))
+    return TrainState(model, init_state(model, run.optim.rule))
 
 # %% ../nbs/14_train.ipynb #beecab57
 class StepMetrics(NamedTuple):
