@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Command', 'StudyCommand', 'PlanCommand', 'FitCommand', 'ReportCommand', 'main']
 
-# %% ../nbs/42_cli.ipynb #09536470
+# %% ../nbs/42_cli.ipynb #6c31d7b2
 import dataclasses
 import errno
 import os
@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 import tyro
 
 from .core import UserError, human
+from .cost import StepChoices
 from .plan import HELD2025_BUDGETS, RECIPES, plan_isoflop, save_plan
 from .study import StudyConfig
 
@@ -54,7 +55,7 @@ class StudyCommand:
             print(f"relscale: {reason}", file=sys.stderr)
         return 1 if result.failed else 0
 
-# %% ../nbs/42_cli.ipynb #659c7d16
+# %% ../nbs/42_cli.ipynb #2ba601c0
 @dataclass(frozen=True)
 class PlanCommand:
     """Print an IsoFLOP plan: one row a run, and what each budget spends."""
@@ -65,21 +66,45 @@ class PlanCommand:
     """Budgets in FLOPs; forward or training, as the recipe counts."""
     corpora: tuple[str, ...] = ("corpus",)
     """Each corpus gets the whole grid."""
+    chip: Literal["h100-sxm", "tpu-v5p", "this-cpu"] | None = None
+    """Also price the plan on this device: device-hours, memory of a step, devices needed."""
+    utilisation: float = 0.4
+    """Share of the chip's peak that training sustains: an assumption of yours."""
+    choices: Annotated[StepChoices, tyro.conf.arg(name="")] = field(default_factory=StepChoices)
     out: Path | None = None
-    """Also write the plan, to a .json, .csv or .parquet file."""
+    """Also write the plan, to a .json, .csv or .parquet file (the prices go into the last two)."""
 
     def run(self) -> int:
         if self.recipe not in RECIPES:
             raise UserError(f"--recipe {self.recipe!r}: known recipes are {', '.join(RECIPES)}")
         plan = plan_isoflop(self.budgets, RECIPES[self.recipe], corpora=self.corpora)
-        frame = plan.to_frame()
-        print(frame.drop(columns=["corpus", "seed", "optimizer"]).to_string(index=False))
+        cost, frame = self.price(plan), plan.to_frame()
+        if cost is not None:
+            priced = ["device_hours", "memory_bytes", "fits", "devices_needed"]
+            frame = frame.join(cost.rows[priced])
+        hidden = ["suite", "corpus", "seed", "status", "optimizer"]
+        print(frame.drop(columns=hidden).to_string(index=False))
         print(
             f"\n{plan.summary().to_string()}\n\n{len(plan.runs)} runs, {human(plan.train_flops, 'FLOPs')} of training"
         )
+        if cost is not None:
+            print(f"\n{cost.summary().to_string()}\n\n{cost.sentence()}")
         if self.out is not None:
             self.save(plan, frame)
         return 0
+
+    def price(self, plan):
+        """The plan's cost on the chip that was named, if any was."""
+        from relscale.cost import CHIPS, estimate_cost, measure_chip
+
+        if self.chip is None:
+            if (self.utilisation, self.choices) != (0.4, StepChoices()):
+                raise UserError(
+                    "no device to price the plan on: name one by --chip, as in --chip h100-sxm"
+                )
+            return None
+        chip = measure_chip() if self.chip == "this-cpu" else CHIPS[self.chip]
+        return estimate_cost(plan, chip, utilisation=self.utilisation, choices=self.choices)
 
     def save(self, plan, frame) -> None:
         """Write the plan in the form that its suffix names."""

@@ -17,7 +17,7 @@ from .core import UserError, human
 from .flops import flop_counts, forward_flops_per_token, param_counts
 from .spec import ModelSpec, OptimSpec, RunSpec, from_json, to_json
 
-# %% ../nbs/03_plan.ipynb #6d2b106f
+# %% ../nbs/03_plan.ipynb #832bbf64
 @dataclass(frozen=True)
 class Recipe:
     """Every rule that turns a budget into runs.
@@ -29,7 +29,10 @@ class Recipe:
     `lr_constant * sqrt(batch) / hidden` exceeds `lr_cap`. Runs are dropped when the batch falls under
     `min_batch`, when the tokens per parameter (embedding left out) leave `tokens_per_param`, or when the
     compute misses the budget by more than `tolerance`; of the sizes left at a budget, `max_sizes` are
-    kept, evenly spread. A model has hidden // head_dim heads, at least one. `beta2` is max(beta2_floor, beta2_base ** (batch / beta2_batch)).
+    kept, evenly spread. A model has hidden // head_dim heads, at least one, and an MLP of
+    mlp_ratio * hidden. `beta2` is max(beta2_floor, beta2_base ** (batch / beta2_batch)); `warmup` and
+    `decay` are fractions of the run. Budgets count `forward` or `training` FLOPs, as `budget_counts`
+    says.
     """
 
     name: str
@@ -66,20 +69,30 @@ class Recipe:
             "min_hidden",
             "hidden_step",
             "coarse_step",
+            "head_dim",
+            "mlp_ratio",
             "target_steps",
             "min_batch",
+            "beta2_batch",
         ):
             if getattr(self, name) < 1:
                 raise UserError(
                     f"recipe {self.name}: {name}={getattr(self, name)} must be at least 1"
                 )
+        for name in ("lr_constant", "lr_cap", "tolerance"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"recipe {self.name}: {name}={getattr(self, name)} must be above 0")
+        if self.max_hidden < self.min_hidden:
+            raise UserError(
+                f"recipe {self.name}: widths {self.min_hidden}..{self.max_hidden} are none; raise max_hidden"
+            )
         low, high = self.tokens_per_param
         if not low < high:
             raise UserError(f"recipe {self.name}: tokens_per_param {low}..{high} is empty")
         if self.max_sizes is not None and self.max_sizes < 2:
             raise UserError(f"recipe {self.name}: max_sizes={self.max_sizes} must be 2 or more")
 
-# %% ../nbs/03_plan.ipynb #8a6ced32
+# %% ../nbs/03_plan.ipynb #b999f1a2
 HELD2025 = Recipe(
     name="held2025",
     vocab=128_256,
@@ -107,7 +120,7 @@ HELD2025_TRAIN_FLOPS = dataclasses.replace(
     HELD2025, name="held2025-train-flops", budget_counts="training"
 )
 PAPER_TEXT = dataclasses.replace(
-    HELD2025, name="paper-text", batch_rounding="nearest", beta2_floor=0.95
+    HELD2025, name="paper-text", batch_rounding="nearest", warmup=0.05, beta2_floor=0.95
 )
 HELD2025_BUDGETS = (1e18, 3e18, 6e18, 1e19, 3e19, 6e19, 1e20)
 
@@ -203,7 +216,7 @@ def plan_run(
         seed=seed,
     )
 
-# %% ../nbs/03_plan.ipynb #fa5ac57a
+# %% ../nbs/03_plan.ipynb #834b647e
 @dataclass(frozen=True)
 class Plan:
     """The runs of a suite, with the recipe and the budgets that gave them."""
@@ -224,10 +237,10 @@ class Plan:
         return sum(run_flops(run)["train_flops"] for run in self.runs)
 
     def to_frame(self):
-        """One row a run, with the columns of the `runs` table."""
+        """One row a run: a valid `runs` table, with beta2 and the optimizer's name added."""
         import pandas as pd
 
-        return pd.DataFrame([run_row(run) for run in self.runs])
+        return pd.DataFrame([run_row(run, self.recipe.name) for run in self.runs])
 
     def summary(self):
         """One row a budget: how many runs, the range of sizes and tokens, and the compute."""
@@ -243,49 +256,61 @@ class Plan:
         )
 
     def plot(self, ax=None):
-        """Parameters against tokens, a line per budget."""
+        """Parameters against tokens: a point for each size, a line and its label for each budget."""
+        from matplotlib import colormaps
+
         from relscale.core import new_axes
 
         ax, frame = new_axes(ax), self.to_frame()
-        for budget, rows in frame.groupby("budget_flops"):
-            rows = rows.sort_values("num_tokens")
-            (line,) = ax.plot(
-                rows["num_tokens"], rows["num_params"], marker="o", markersize=3.5, lw=1
+        shades = colormaps["viridis"].resampled(256)
+        for i, (budget, rows) in enumerate(frame.groupby("budget_flops")):
+            rows = rows.drop_duplicates("hidden").sort_values("num_tokens")
+            color = shades(0.85 * i / max(1, len(self.budgets) - 1))
+            ax.plot(
+                rows["num_tokens"],
+                rows["num_params"],
+                marker="o",
+                markersize=4,
+                markeredgecolor="white",
+                markeredgewidth=0.5,
+                lw=1.2,
+                color=color,
             )
-            end = rows.iloc[-1]
-            label = f"{budget:.3g}".replace("e+", "e")
             ax.annotate(
-                label,
-                (end["num_tokens"], end["num_params"]),
-                xytext=(2, -3),
+                f"{budget:.3g}".replace("e+", "e"),
+                rows[["num_tokens", "num_params"]].iloc[-1],
+                xytext=(1, -4),
                 textcoords="offset points",
                 fontsize=8,
-                color=line.get_color(),
-                rotation=-55,
+                rotation=-50,
                 rotation_mode="anchor",
                 va="top",
             )
         ax.set(xscale="log", yscale="log", xlabel="training tokens", ylabel="parameters")
-        ax.set_title(f"{len(self.runs)} runs, budgets in {self.recipe.budget_counts} FLOPs")
-        ax.margins(x=0.12, y=0.14)
+        ax.set_title(
+            f"{len(self.runs)} runs of recipe {self.recipe.name}, by {self.recipe.budget_counts} FLOPs"
+        )
+        ax.margins(x=0.1, y=0.17)
         return ax
 
     def _repr_html_(self):
         return self.summary().to_html()
 
-# %% ../nbs/03_plan.ipynb #cb139eb5
+# %% ../nbs/03_plan.ipynb #024405d8
 def run_flops(run: RunSpec) -> dict[str, float]:
     """FLOPs of a run under each convention; see `relscale.flops.flop_counts`."""
     return flop_counts(run.model, run.seq_len, run.num_tokens)
 
 
-def run_row(run: RunSpec) -> dict:
-    """A run as one row of the `runs` table, before it is trained."""
+def run_row(run: RunSpec, suite: str) -> dict:
+    """A run as one row of the `runs` table, before it is trained: its status is `planned`."""
     flops = run_flops(run)
     return {
         "run_id": run.run_id,
+        "suite": suite,
         "corpus": run.corpus,
         "seed": run.seed,
+        "status": "planned",
         "budget_flops": run.budget_flops,
         "forward_flops": flops["forward_flops"],
         "train_flops": flops["train_flops"],
