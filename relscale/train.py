@@ -39,8 +39,9 @@ class TrainState(eqx.Module):
 
 
 def start_state(run: RunSpec) -> TrainState:
-    """The state before the first step; depends on the run's seed and shape alone."""
-    model = init_model(run.model, key=jax.random.key(run.seed))
+    """The state before the first step; depends on the run's seed, shape and rule of initial weights."""
+    key = jax.random.key(run.seed)
+    model = init_model(run.model, key=key, init=run.init, compute=run.compute)
     return TrainState(model, init_state(model))
 
 # %% ../nbs/14_train.ipynb #beecab57
