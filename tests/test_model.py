@@ -14,6 +14,7 @@ import pytest
 from relscale.core import UserError
 from relscale.model import (
     UNROLLED_LAYERS,
+    RMSNorm,
     init_model,
     logits,
     mean_nll,
@@ -266,6 +267,14 @@ def test_bfloat16_products_between_float32_ends(grouped):
     ):
         assert ours.dtype == jnp.float32
         assert jnp.linalg.norm(ours - theirs) < 0.15 * jnp.linalg.norm(theirs)
+
+
+def test_a_norm_rounds_once():
+    """To the bit: float32 throughout, then one rounding to the type of the activations."""
+    x = (30 * jax.random.normal(jax.random.key(0), (64, 48))).astype(jnp.bfloat16)
+    norm = RMSNorm(1 + 0.3 * jax.random.normal(jax.random.key(1), (48,)), 1e-5)
+    exact = norm(x.astype(jnp.float32)).astype(jnp.bfloat16)
+    np.testing.assert_array_equal(np.asarray(norm(x)), np.asarray(exact))
 
 
 def test_pieces_of_a_bfloat16_batch_add_up_in_float32(grouped):
