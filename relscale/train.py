@@ -30,7 +30,7 @@ from .model import Decoder, init_model, mean_nll
 from .optim import Hyper, OptimState, hyper_of, init_state, learning_rate_at, update
 from .spec import RunSpec
 
-# %% ../nbs/14_train.ipynb #68340548
+# %% ../nbs/14_train.ipynb #1b86c0ae
 class TrainState(eqx.Module):
     """All that a run carries from step to step: weights, and the optimizer's count and moments."""
 
@@ -39,11 +39,12 @@ class TrainState(eqx.Module):
 
 
 def start_state(run: RunSpec) -> TrainState:
-    """The state before the first step; depends on the run's seed and shape alone."""
-    model = init_model(run.model, key=jax.random.key(run.seed))
+    """The state before the first step; depends on the run's seed, shape and rule of initial weights."""
+    key = jax.random.key(run.seed)
+    model = init_model(run.model, key=key, init=run.init, compute=run.compute)
     return TrainState(model, init_state(model, run.optim.rule))
 
-# %% ../nbs/14_train.ipynb #beecab57
+# %% ../nbs/14_train.ipynb #71118a50
 class StepMetrics(NamedTuple):
     """Of one step: mean loss in nats per token, global gradient norm before clipping, learning rate."""
 
@@ -61,7 +62,7 @@ def train_step(
     rate = learning_rate_at(state.optim.count, hyper)
     updates, optim = update(grads, state.optim, state.model, hyper)
     model = optax.apply_updates(state.model, updates)
-    return TrainState(model, optim), StepMetrics(loss, optax.global_norm(grads), rate)
+    return TrainState(model, optim), StepMetrics(loss, optax.tree.norm(grads), rate)
 
 # %% ../nbs/14_train.ipynb #d9f810a5
 def _by_path(tree: PyTree) -> dict[str, Array]:
