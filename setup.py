@@ -10,7 +10,7 @@ config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("train", "dev")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("train", "datasets", "dev")}
 extras["all"] = sorted({r for name, rs in extras.items() if name != "dev" for r in rs})
 
 # `data/` sits beside the package in a checkout and inside it in a wheel.

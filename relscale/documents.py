@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHINGLE_WORDS', 'NEAR_DUPLICATE', 'BANDS', 'ROWS', 'PIECE_BYTES', 'LEAK_WORDS', 'LEAK_FRACTION', 'RESERVE',
-           'Document', 'total_bytes', 'documents_fingerprint', 'hash_order', 'deduplicate', 'cut', 'leak_fractions',
-           'Split', 'split']
+           'Document', 'total_bytes', 'documents_fingerprint', 'hash_key', 'hash_order', 'deduplicate', 'cut',
+           'leak_fractions', 'Split', 'split']
 
 # %% ../nbs/08_documents.ipynb #83c9998c
 import hashlib
@@ -48,10 +48,15 @@ def _hash64(text: str) -> int:
     """A stable 64-bit hash (Python's own changes from process to process)."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
-# %% ../nbs/08_documents.ipynb #6f95f559
+# %% ../nbs/08_documents.ipynb #a482ab0b
+def hash_key(name: str, *salt: object) -> tuple[int, str]:
+    """Place of a name in `hash_order`: what to sort by when the names do not fit into memory."""
+    return _hash64("\0".join(map(str, (*salt, name)))), name
+
+
 def hash_order(names: Iterable[str], *salt: object) -> list[str]:
     """Names in an order that depends on them and the salt alone, the same on every machine."""
-    return sorted(names, key=lambda name: (_hash64("\0".join(map(str, (*salt, name)))), name))
+    return sorted(names, key=lambda name: hash_key(name, *salt))
 
 # %% ../nbs/08_documents.ipynb #ea7a76ce
 class _WordHashes(dict):
