@@ -202,7 +202,8 @@ def prepare_text(out: Path, config: StudyConfig) -> dict:
     shutil.rmtree(
         out / "tokens", ignore_errors=True
     )  # of a call that was cut off, maybe with other choices
-    from relscale.text import prepare_corpora, save_tokenizer, train_tokenizer
+    from relscale.text import prepare_corpora
+    from relscale.tokenizer import save_tokenizer, train_tokenizer
     from relscale.tokens import write_store
 
     corpora = prepare_corpora(
