@@ -10,8 +10,9 @@ config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("train", "hub", "parity", "dev")}
-extras["all"] = sorted({r for name, rs in extras.items() if name in ("train", "hub") for r in rs})
+names = ("train", "hub", "datasets", "parity", "dev")
+extras = {name: cfg[f"{name}_requirements"].split() for name in names}
+extras["all"] = sorted({r for n in ("train", "hub", "datasets") for r in extras[n]})
 
 # `data/` sits beside the package in a checkout and inside it in a wheel.
 data_files = [

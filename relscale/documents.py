@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['SHINGLE_WORDS', 'NEAR_DUPLICATE', 'BANDS', 'ROWS', 'PIECE_BYTES', 'LEAK_WORDS', 'LEAK_FRACTION', 'RESERVE',
-           'Document', 'total_bytes', 'documents_fingerprint', 'hash_order', 'deduplicate', 'cut', 'leak_fractions',
-           'Split', 'split']
+           'Document', 'total_bytes', 'DocumentsDigest', 'documents_fingerprint', 'hash_key', 'hash_order',
+           'deduplicate', 'cut', 'leak_fractions', 'Split', 'split']
 
-# %% ../nbs/08_documents.ipynb #83c9998c
+# %% ../nbs/08_documents.ipynb #aac8a418
 import hashlib
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .core import UserError, fingerprint
+from .core import UserError
 
 # %% ../nbs/08_documents.ipynb #5f7978c5
 @dataclass(frozen=True)
@@ -38,20 +39,47 @@ def total_bytes(documents: Iterable[Document]) -> int:
     """UTF-8 bytes of all of them."""
     return sum(document.num_bytes for document in documents)
 
-# %% ../nbs/08_documents.ipynb #84743ace
+# %% ../nbs/08_documents.ipynb #d8cfd936
+class DocumentsDigest:
+    """Fingerprint of documents that come one at a time."""
+
+    def __init__(self):
+        self._hash, self._joint = hashlib.sha256(b"["), b""
+
+    def add(self, document: Document) -> None:
+        """Take in the next document."""
+        row = [document.domain, document.name, document.text]
+        self._hash.update(self._joint + json.dumps(row, separators=(",", ":")).encode())
+        self._joint = b","
+
+    def hexdigest(self) -> str:
+        """16 hex digits for the documents so far."""
+        whole = self._hash.copy()
+        whole.update(b"]")
+        return whole.hexdigest()[:16]
+
+
 def documents_fingerprint(documents: Iterable[Document]) -> str:
     """16 hex digits that change with any name, text or the order of documents."""
-    return fingerprint([[d.domain, d.name, d.text] for d in documents])
+    digest = DocumentsDigest()
+    for document in documents:
+        digest.add(document)
+    return digest.hexdigest()
 
 # %% ../nbs/08_documents.ipynb #9b147872
 def _hash64(text: str) -> int:
     """A stable 64-bit hash (Python's own changes from process to process)."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
-# %% ../nbs/08_documents.ipynb #6f95f559
+# %% ../nbs/08_documents.ipynb #a482ab0b
+def hash_key(name: str, *salt: object) -> tuple[int, str]:
+    """Place of a name in `hash_order`: what to sort by when the names do not fit into memory."""
+    return _hash64("\0".join(map(str, (*salt, name)))), name
+
+
 def hash_order(names: Iterable[str], *salt: object) -> list[str]:
     """Names in an order that depends on them and the salt alone, the same on every machine."""
-    return sorted(names, key=lambda name: (_hash64("\0".join(map(str, (*salt, name)))), name))
+    return sorted(names, key=lambda name: hash_key(name, *salt))
 
 # %% ../nbs/08_documents.ipynb #ea7a76ce
 class _WordHashes(dict):

@@ -21,9 +21,9 @@ from typing import Literal
 from .core import UserError, fingerprint, human, human_time, require, write_atomic
 from .cost import gemm_flops_per_second
 from .plan import SMALL, Plan, plan_isoflop, save_plan
+from .sources import domain_name
 from .spec import RunSpec, from_json, to_json
 from .sweep import available_cores, claim, ending, progress_bar, sweep, wall_seconds
-from .text import domain_name
 
 # %% ../nbs/41_study.ipynb #e17e6ef7
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class StudyConfig:
     """Choices of a study; those that shape the runs are fixed by its folder."""
 
     domains: tuple[str, ...] = ("code", "docs", "bible", "licences")
-    """Test distributions: embedded domains, or paths to a folder of .txt files or a .jsonl file."""
+    """Test distributions: embedded domains, files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet) or folders of them or of .txt files, hf:owner/name, or a preset."""
     baseline: str = "code"
     """The domain that all others are compared with."""
     budgets: tuple[float, ...] = (3.9e10, 7e10, 1.25e11, 2.2e11, 4e11, 7e11, 1.25e12)
@@ -189,7 +189,8 @@ def prepare_text(out: Path, config: StudyConfig) -> dict:
     shutil.rmtree(
         out / "tokens", ignore_errors=True
     )  # of a call that was cut off, maybe with other choices
-    from relscale.text import prepare_corpora, save_tokenizer, train_tokenizer
+    from relscale.text import prepare_corpora
+    from relscale.tokenizer import save_tokenizer, train_tokenizer
     from relscale.tokens import write_store
 
     corpora = prepare_corpora(

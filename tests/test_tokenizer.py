@@ -1,0 +1,129 @@
+"""The tokenizer: bytes of tokens, one file, and processes that tokenize as one does."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relscale import tokenizer as rt
+from relscale.core import UserError
+from relscale.sources import load_domain
+
+
+def fresh_python(code: str, **env: str) -> str:
+    """Standard output of a new interpreter."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def chapters():
+    return load_domain("bible")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(chapters):
+    texts = [d.text for d in chapters[:60]] + [
+        d.text for d in load_domain("code", max_bytes=200_000)
+    ]
+    return rt.train_tokenizer(texts, 1024)
+
+
+def test_tokenizer_does_not_depend_on_threads_or_process():
+    code = (
+        "from relscale import tokenizer as t; from relscale.sources import load_domain;"
+        "d = load_domain('bible', max_bytes=300_000) + load_domain('licences', max_bytes=300_000);"
+        "print(t.tokenizer_fingerprint(t.train_tokenizer([x.text for x in d], 2048)))"
+    )
+    runs = {
+        fresh_python(code, RAYON_NUM_THREADS=threads, PYTHONHASHSEED=seed)
+        for threads, seed in (("1", "0"), ("2", "1"), ("7", "2"))
+    }
+    assert len(runs) == 1 and len(runs.pop()) == 16
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.one_of(
+        st.text(), st.text(alphabet="aé起🙂👩‍👩‍👧 \n\t<|endoftext|>"), st.just("a<|endoftext|>b")
+    )
+)
+def test_token_bytes_add_up_and_text_comes_back(tokenizer, text):
+    ids = tokenizer.encode(text).ids
+    assert rt.token_num_bytes(tokenizer)[ids].sum() == len(text.encode())
+    assert tokenizer.decode(ids) == text
+
+
+def test_tokenizer_file_round_trip(tokenizer, tmp_path):
+    rt.save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
+    loaded = rt.load_tokenizer(tmp_path / "tokenizer.json")
+    assert rt.tokenizer_fingerprint(loaded) == rt.tokenizer_fingerprint(tokenizer)
+    assert loaded.token_to_id(rt.END_OF_TEXT) == 0
+    sample = "a <|endoftext|> b"
+    assert loaded.encode(sample).ids == tokenizer.encode(sample).ids
+    assert 0 not in loaded.encode(sample).ids
+    (tmp_path / "broken.json").write_text("{")
+    for path in ("broken.json", "missing.json"):
+        with pytest.raises(UserError, match=path):
+            rt.load_tokenizer(tmp_path / path)
+
+
+def test_tokenizers_without_fixed_bytes_are_refused():
+    from tokenizers import Tokenizer, models
+
+    with pytest.raises(UserError, match="byte-level"):
+        rt.token_num_bytes(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")))
+    with pytest.raises(UserError, match="at least 257"):
+        rt.train_tokenizer(["text"], 100)
+
+
+def test_import_is_light():
+    heavy = "{'jax', 'tokenizers', 'tensorstore', 'pandas', 'matplotlib'}"
+    code = f"import sys, relscale.tokenizer; print({heavy} & set(sys.modules))"
+    assert fresh_python(code) == "set()"
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=5))
+def test_a_stream_holds_each_text_after_a_separator(tokenizer, texts):
+    tokens, token_bytes, lengths = rt.encode_texts(texts, texts, tokenizer)
+    starts = np.cumsum([0, *lengths])
+    assert starts[-1] == len(tokens) == len(token_bytes)
+    for text, start, end in zip(texts, starts, starts[1:], strict=False):
+        assert tokens[start] == tokenizer.token_to_id(rt.END_OF_TEXT) and token_bytes[start] == 0
+        assert tokenizer.decode(tokens[start + 1 : end]) == text
+        assert token_bytes[start:end].sum() == len(text.encode())
+
+
+def test_a_process_keeps_how_special_tokens_are_read(tokenizer, tmp_path):
+    """The setting is not in a tokenizer's JSON: a process without it would lose the 13 bytes of the marker."""
+    with rt.shard_writers(1, tokenizer) as write:
+        write(tmp_path / "a.npz", ["post"], [f"print {rt.END_OF_TEXT} here"])
+    with np.load(tmp_path / "a.npz") as shard:
+        assert shard["token_bytes"].sum() == len(f"print {rt.END_OF_TEXT} here")
+
+
+def test_errors_of_processes_arrive(tokenizer, tmp_path):
+    from tokenizers import Tokenizer
+
+    careless = Tokenizer.from_str(tokenizer.to_str())
+    with rt.shard_writers(1, careless) as write:
+        with pytest.raises(UserError, match="post: tokens stand for 11 bytes"):
+            write(tmp_path / "a.npz", ["post"], [f"print {rt.END_OF_TEXT} here"])
+        write(tmp_path / "b.npz", ["fine"], ["a text"])  # and the process goes on
+    assert [p.name for p in tmp_path.iterdir()] == ["b.npz"]
+    with (
+        rt.shard_writers(1, careless) as write,
+        pytest.raises(RuntimeError, match="shards are kept"),
+    ):
+        write(tmp_path / "no\0name.npz", ["fine"], ["a text"])  # a defect, not a user's slip
