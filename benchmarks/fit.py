@@ -63,7 +63,12 @@ def relative(draws: int, part: int, repeats: int) -> dict:
     mine, loop = medians(ours, theirs, repeats)
     difference = np.abs(pairs_draws(x, y, draws, 0)[1][:part] - found).max()
     what = f"relative law, 57 groups x 7 budgets x {draws:,} draws, against lmfit"
-    return {"fit": what, "loop_s": loop * draws / part, "relscale_s": mine, "difference": difference}
+    return {
+        "fit": what,
+        "loop_s": loop * draws / part,
+        "relscale_s": mine,
+        "difference": difference,
+    }
 
 
 def frontier_bootstrap(draws: int, part: int, repeats: int) -> dict:
@@ -73,7 +78,9 @@ def frontier_bootstrap(draws: int, part: int, repeats: int) -> dict:
 
     suite = load_suite("held2025")
     loss = suite.pivot(
-        index=["budget_flops", "num_params", "num_tokens"], columns="corpus", values="paloma_macro_loss"
+        index=["budget_flops", "num_params", "num_tokens"],
+        columns="corpus",
+        values="paloma_macro_loss",
     ).reset_index()  # the three corpora share their shapes, so they can stand as three groups
     corpora = ["comma", "dclm", "nemotron"]
     loss["loss"] = loss[corpora].mean(axis=1)
@@ -114,7 +121,12 @@ def frontier_bootstrap(draws: int, part: int, repeats: int) -> dict:
     both = np.broadcast_to(inside[:, None], again.shape)
     difference = np.abs(again - found)[both].max()
     what = f"nested bootstrap, 255 runs x {draws:,} draws, against numpy.polyfit"
-    return {"fit": what, "loop_s": loop * draws / part, "relscale_s": mine, "difference": difference}
+    return {
+        "fit": what,
+        "loop_s": loop * draws / part,
+        "relscale_s": mine,
+        "difference": difference,
+    }
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from .core import UserError, require, write_atomic
 from .model import Decoder, init_model
 from .spec import ComputeSpec, ModelSpec, RopeScaling
-from .text import END_OF_TEXT, load_tokenizer, save_tokenizer
+from .tokenizer import END_OF_TEXT, load_tokenizer, save_tokenizer
 
 # %% ../nbs/15_hub.ipynb #834398ff
 FAMILIES = {"qwen3": "Qwen3ForCausalLM", "llama": "LlamaForCausalLM"}
