@@ -82,7 +82,7 @@ def frontier_bootstrap(draws: int, part: int, repeats: int) -> dict:
         columns="corpus",
         values="paloma_macro_loss",
     ).reset_index()  # the three corpora share their shapes, so they can stand as three groups
-    corpora = ["comma", "dclm", "nemotron"]
+    corpora = sorted(suite["corpus"].unique())
     loss["loss"] = loss[corpora].mean(axis=1)
     loss["run_id"] = np.arange(len(loss)).astype(str)
     keys = ["run_id", "budget_flops", "num_params", "num_tokens", "loss"]
