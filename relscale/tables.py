@@ -74,7 +74,7 @@ SCORES_SCHEMA = (
 )
 _KIND = {c.name: c.kind for c in (*RUNS_SCHEMA, *SCORES_SCHEMA)}
 
-# %% ../nbs/25_tables.ipynb #e487ac09
+# %% ../nbs/25_tables.ipynb #e440cd04
 _AXIS = {
     "budget_flops": "compute budget (FLOPs)",
     "forward_flops": "forward compute (FLOPs)",
@@ -82,6 +82,10 @@ _AXIS = {
     "num_params": "parameters",
     "num_tokens": "training tokens",
     "bits_per_byte": "bits per byte",
+    "nats_per_token": "nats per token",
+    "accuracy_per_char": "accuracy, by likelihood per character",
+    "choice_probability": "probability of the right choice",
+    "choice_log_probability": "log probability of the right choice (nats)",
     "paloma_macro_loss": "Paloma macro loss (nats per token)",
 }
 
