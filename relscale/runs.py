@@ -64,7 +64,7 @@ def _known(name: str) -> str:
         raise UserError(f"no published suite {name!r}: there is {', '.join(SUITES)}")
     return name
 
-# %% ../nbs/30_runs.ipynb #43cd7607
+# %% ../nbs/30_runs.ipynb #79b1ce77
 Source = str | Callable[[pd.DataFrame], object]
 
 
@@ -73,7 +73,7 @@ def _read(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
     readers = {
         ".csv": lambda: pd.read_csv(
             path, dtype=dict.fromkeys(text, str), keep_default_na=False, na_values=[""],
-            encoding="utf-8-sig", low_memory=False,
+            low_memory=False,
         ),
         ".parquet": lambda: pd.read_parquet(path, engine="pyarrow").reset_index(drop=True),
         ".json": lambda: pd.json_normalize(json.loads(path.read_text("utf-8"))),
@@ -100,7 +100,11 @@ def _read(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
 def _take(frame: pd.DataFrame, wanted: str, source: Source, where: str) -> object:
     """What a mapping's source gives for a frame: a column of it, or a function's value."""
     if callable(source):
-        return source(frame)
+        try:
+            return source(frame)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"no column {error}" if isinstance(error, KeyError) else error
+            raise UserError(f"{where}: the function for {wanted} fails: {reason}") from error
     if source not in frame.columns:
         names = [str(c) for c in frame.columns]
         near = difflib.get_close_matches(source, names, n=3, cutoff=0.5)
@@ -117,7 +121,7 @@ def _names(where: str) -> Iterator[None]:
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
 
-# %% ../nbs/30_runs.ipynb #aaf8405d
+# %% ../nbs/30_runs.ipynb #6d59f97b
 def from_table(
     table: Path | str | pd.DataFrame,
     *,
@@ -147,11 +151,12 @@ def from_table(
         A column is absent, a value missing, not finite or not positive, a row twice, or one group or
         one value of every scale only; the message names file, column and rows (from 0).
     """
-    where = "table" if isinstance(table, pd.DataFrame) else str(table)
+    given = isinstance(table, pd.DataFrame)
+    where = "table" if given else str(table)
     if clash := {"group", "value"} & set(columns) if groups is not None else set():
         raise UserError(f"{where}: groups= gives {sorted(clash)[0]}: take it out of columns=")
     text = [v for k, v in columns.items() if k in ("group", "run_id") and isinstance(v, str)]
-    frame = table.reset_index(drop=True) if where == "table" else _read(Path(table), text)
+    frame = table.reset_index(drop=True) if given else _read(Path(table), text)
     base = pd.DataFrame(
         {k: _take(frame, k, v, where) for k, v in columns.items()}, index=frame.index
     )
@@ -175,7 +180,7 @@ def from_table(
         )
     return rows
 
-# %% ../nbs/30_runs.ipynb #9e9d1b3a
+# %% ../nbs/30_runs.ipynb #bfe0b684
 @dataclass(frozen=True)
 class Metric:
     """Columns of one metric. In `pattern`, {task} and {group} stand for any text: "eval/{task}/{group}/bpb"."""
@@ -238,7 +243,7 @@ def from_wandb(
     ----------
     path
         A .csv, .parquet, .json or .jsonl file, or a folder of them. A table with a column `_step` or
-        `Step` is a history.
+        `Step`, and neither `Name` nor `State` nor a run_id mapped, is a history.
     suite
         Name of the suite.
     columns
@@ -285,6 +290,8 @@ def _import_file(file, raw, suite, columns, metrics, fixed, states, steps):
     """Runs and scores of one exported file, not yet validated."""
     where, named = str(file), _match(raw, metrics, str(file))
     step = next((c for c in ("_step", "Step") if c in raw), None)
+    if {"Name", "State"} & set(raw) or "run_id" in columns:
+        step = None  # a runs table, where it is the last step
     if step:
         at_step = pd.to_numeric(raw[step], errors="coerce")
         if (bad := at_step.isna().to_numpy()).any():

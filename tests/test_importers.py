@@ -247,6 +247,27 @@ def test_wandb_slips_are_named(tmp_path, old, new, change, said):
         from_wandb(path, **SETUP | change)
 
 
+def test_wandb_runs_table_may_hold_the_last_step(tmp_path):
+    with_step = "".join(
+        f"{line},{i or '_step'}\n" for i, line in enumerate(TABLE.split())
+    )
+    runs, scores = from_wandb(write(tmp_path / "export.csv", with_step), **SETUP)
+    assert runs["run_id"].tolist() == ["007", "b"] and len(scores) == 5
+
+
+@pytest.mark.parametrize(
+    "source, said",
+    [
+        (lambda t: t["gflop"] * 1e9, "the function for train_flops fails: no column 'gflop'"),
+        (lambda t: t["Name"] * 1e9, "the function for train_flops fails: "),
+    ],
+)
+def test_a_function_that_fails_is_named(tmp_path, source, said):
+    setup = SETUP | {"columns": {"train_flops": source}}
+    with pytest.raises(UserError, match=said):
+        from_wandb(write(tmp_path / "export.csv", TABLE), **setup)
+
+
 def test_wandb_patterns_are_literal():
     assert Metric("a.b/{group}").match("a.b/x(1)") == ("eval", "x(1)")
     assert Metric("a.b/{group}").match("aXb/x") is None  # a point is a point
