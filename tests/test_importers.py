@@ -248,9 +248,7 @@ def test_wandb_slips_are_named(tmp_path, old, new, change, said):
 
 
 def test_wandb_runs_table_may_hold_the_last_step(tmp_path):
-    with_step = "".join(
-        f"{line},{i or '_step'}\n" for i, line in enumerate(TABLE.split())
-    )
+    with_step = "".join(f"{line},{i or '_step'}\n" for i, line in enumerate(TABLE.split()))
     runs, scores = from_wandb(write(tmp_path / "export.csv", with_step), **SETUP)
     assert runs["run_id"].tolist() == ["007", "b"] and len(scores) == 5
 

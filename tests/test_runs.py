@@ -187,6 +187,18 @@ def test_ladder_is_what_its_card_says():
     # the ends are on the schedule's floor, a tenth of the peak; no checkpoint has come that low
     floor = runs["learning_rate_now"] / runs["learning_rate"]
     assert (floor[ends.index] < 0.1001).all() and (floor.drop(ends.index) > 0.1001).all()
+    up = scores.groupby("metric")["higher_is_better"].unique().map(list).to_dict()
+    chances = ["accuracy", "accuracy_per_char", "choice_probability", "choice_log_probability"]
+    assert up == {"bits_per_byte": [False], "nats_per_token": [False]} | {
+        m: [True] for m in chances
+    }
+    shares = scores[scores["metric"].isin(chances[:3])]["value"]
+    assert shares.between(0, 1).all()
+    assert (scores.loc[scores["metric"] == chances[3], "value"] < 0).all()
+    # one right answer has less than all: exp of the mean log is below the mean (Jensen)
+    key = ["run_id", "task", "group"]
+    soft = scores.pivot(index=key, columns="metric", values="value")[chances[2:]].dropna()
+    assert (np.exp(soft[chances[3]]) <= soft[chances[2]]).all()
     with pytest.raises(UserError, match="load_suite"):
         load_scores("held2025")
 
