@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from relscale.core import UserError
-from relscale.runs import load_suite
+from relscale.runs import load_scores, load_suite
 from relscale.tables import (
     RUNS_SCHEMA,
     join_scores,
@@ -166,11 +166,56 @@ def test_published_suite():
         load_suite("kaplan2020")
 
 
-def test_published_suite_is_remade_byte_for_byte(tmp_path):
-    source = ROOT.parent / "shared" / "data" / "held2025_runs" / "isoflop_runs.csv"
+def test_ladder_is_what_its_card_says():
+    runs, scores = load_suite("olmo_ladder"), load_scores("olmo_ladder")
+    ends = runs[runs["status"] == "finished"]
+    assert (len(runs), len(ends), len(scores)) == (300, 30, 300 * 91)
+    assert set(scores["run_id"]) == set(runs["run_id"])
+    assert ends.groupby(["size", "chinchilla"]).size().unique().tolist() == [1, 2]
+    # the logged FLOPs are the OLMo code's formula, exactly up to float64
+    n, d = runs["num_params_matmul"].astype(float), runs["num_tokens"]
+    attention = 4.0 * runs["num_layers"] * runs["hidden"] * 4096
+    formula = d * (2 * n + 4.0 * runs["num_params"] + 3 * attention)
+    np.testing.assert_allclose(runs["train_flops"], formula, rtol=1e-12)
+    np.testing.assert_allclose(runs["forward_flops"], d * (2 * n + attention), rtol=1e-12)
+    # "times Chinchilla" is tokens over 20 N; the runs went on for up to 0.3 % more
+    np.testing.assert_allclose(
+        ends["num_tokens"] / (20 * ends["num_params_matmul"]), ends["chinchilla"], rtol=0.004
+    )
+    tokens = runs["batch_size"] * runs["num_steps"] * runs["seq_len"]
+    assert (tokens == runs["num_tokens"]).all()
+    # the ends are on the schedule's floor, a tenth of the peak; no checkpoint has come that low
+    floor = runs["learning_rate_now"] / runs["learning_rate"]
+    assert (floor[ends.index] < 0.1001).all() and (floor.drop(ends.index) > 0.1001).all()
+    up = scores.groupby("metric")["higher_is_better"].unique().map(list).to_dict()
+    chances = ["accuracy", "accuracy_per_char", "choice_probability", "choice_log_probability"]
+    assert up == {"bits_per_byte": [False], "nats_per_token": [False]} | {
+        m: [True] for m in chances
+    }
+    shares = scores[scores["metric"].isin(chances[:3])]["value"]
+    assert shares.between(0, 1).all()
+    assert (scores.loc[scores["metric"] == chances[3], "value"] < 0).all()
+    # one right answer has less than all: exp of the mean log is below the mean (Jensen)
+    key = ["run_id", "task", "group"]
+    soft = scores.pivot(index=key, columns="metric", values="value")[chances[2:]].dropna()
+    assert (np.exp(soft[chances[3]]) <= soft[chances[2]]).all()
+    with pytest.raises(UserError, match="load_suite"):
+        load_scores("held2025")
+
+
+@pytest.mark.parametrize(
+    "suite, source",
+    [("held2025", "held2025_runs/isoflop_runs.csv"), ("olmo_ladder", "olmo_ladder")],
+)
+def test_published_suite_is_remade(suite, source, tmp_path):
+    source = ROOT.parent / "shared" / "data" / source
     if not source.exists():
-        pytest.skip("the W&B export is not beside this checkout")
-    shipped = ROOT / "data" / "held2025"
+        pytest.skip("the exports are not beside this checkout")
+    shipped = ROOT / "data" / suite
     (tmp_path / "make.py").write_bytes((shipped / "make.py").read_bytes())
     subprocess.run([sys.executable, tmp_path / "make.py", source], check=True, cwd=ROOT)
-    assert (tmp_path / "runs.csv").read_bytes() == (shipped / "runs.csv").read_bytes()
+    for made in tmp_path.glob("*.csv"):
+        assert made.read_bytes() == (shipped / made.name).read_bytes()
+    for made in tmp_path.glob("*.parquet"):  # its bytes hold the writer's version
+        again, kept = pd.read_parquet(made), pd.read_parquet(shipped / made.name)
+        pd.testing.assert_frame_equal(again, kept, check_exact=True)

@@ -29,12 +29,13 @@ import pathlib
 import sys
 
 import relscale
-from relscale.runs import load_suite
+from relscale.runs import load_scores, load_suite
 
 home = pathlib.Path(relscale.__file__).resolve()
 assert home.is_relative_to(pathlib.Path(sys.argv[1]).resolve()), f"imported from {home}"
 rows = len(load_suite("held2025"))
 assert rows == 255, f"held2025 has {rows} rows, and 255 were published"
+assert set(load_scores("olmo_ladder")["run_id"]) == set(load_suite("olmo_ladder")["run_id"])
 assert importlib.util.find_spec("jax") is None, "base requirements bring JAX"
 assert "matplotlib" not in sys.modules, "reading a table imports matplotlib"
 EOF
