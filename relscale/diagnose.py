@@ -279,9 +279,40 @@ def _shape_table(
     return table
 
 
-_COLUMNS = ["delta_beta", "scatter", "curvature", "curvature_stderr", "p_curvature", "p_curvature_adjusted", "bend", "bend_low", "bend_high", "bend_detectable", "slope_start", "slope_end", "break_at", "slope_below", "slope_above", "p_break", "off_budget", "off_t", "p_off", "durbin_watson", "p_neighbours", "spread_trend", "p_spread", "slope_min", "slope_max", "moved_most_by", "hinges_on", "p_shape", "p_shape_adjusted", "status"]
+_COLUMNS = [
+    "delta_beta",
+    "scatter",
+    "curvature",
+    "curvature_stderr",
+    "p_curvature",
+    "p_curvature_adjusted",
+    "bend",
+    "bend_low",
+    "bend_high",
+    "bend_detectable",
+    "slope_start",
+    "slope_end",
+    "break_at",
+    "slope_below",
+    "slope_above",
+    "p_break",
+    "off_budget",
+    "off_t",
+    "p_off",
+    "durbin_watson",
+    "p_neighbours",
+    "spread_trend",
+    "p_spread",
+    "slope_min",
+    "slope_max",
+    "moved_most_by",
+    "hinges_on",
+    "p_shape",
+    "p_shape_adjusted",
+    "status",
+]
 
-# %% ../nbs/35_diagnose.ipynb #8a9614c4
+# %% ../nbs/35_diagnose.ipynb #ff9c015e
 @dataclass(frozen=True, eq=False, repr=False)
 class Diagnosis(Result):
     """Whether each group of a relative fit follows a straight law. Made by `diagnose`."""
@@ -354,6 +385,16 @@ class Diagnosis(Result):
             + (f" (P {row['p_shape']:.2g})" if row["p_shape"] == row["p_shape"] else "")
         )
         return ax
+
+    def verdicts(self) -> pd.DataFrame:
+        """One row a group, the least straight first: status, whether a relative law is supported, and why, in words."""
+        order = self.table["p_shape"].fillna(1).sort_values(kind="stable").index
+        said = [
+            _why(self.table.loc[n], self.resolved[self.table.index.get_loc(n)], self.scale)
+            for n in order
+        ]
+        table = self.table.loc[order, ["status"]]
+        return table.assign(supported=[_SUPPORT[s] for s in table["status"]], why=said)
 
     def report(self, max_groups: int = 20) -> str:
         """One page of Markdown: what the table is, what it supports and why, and what to do next."""
@@ -452,7 +493,7 @@ _ADVICE = {
     "too few budgets": "train at five budgets at least; seven over two decades or more show a bend.",
 }
 
-# %% ../nbs/35_diagnose.ipynb #bba3c143
+# %% ../nbs/35_diagnose.ipynb #4828feb7
 def _listed(names: Sequence[str], most: int = 6) -> str:
     names = [str(name) for name in names]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
@@ -472,11 +513,10 @@ def _report(diagnosis: Diagnosis, max_groups: int) -> str:
         "**In short.** " + "; ".join(f"{n} of {len(table)} {status}" for status, n in counts.items()) + ".", "",
         "| group | a relative law? | why |", "|---|---|---|",
     ]  # fmt: skip
-    order = table["p_shape"].fillna(1).sort_values(kind="stable").index
-    for name in order[:max_groups]:
-        row = table.loc[name]
-        why = _why(row, diagnosis.resolved[table.index.get_loc(name)], scale)
-        page.append(f"| {name} | {_SUPPORT[row['status']]} | {row['status']}: {why} |")
+    verdicts = diagnosis.verdicts()
+    order = verdicts.index
+    for name, row in verdicts[:max_groups].iterrows():
+        page.append(f"| {name} | {row['supported']} | {row['status']}: {row['why']} |")
     if len(order) > max_groups:
         rest = table.loc[order[max_groups:], "status"].value_counts()
         page.append(
@@ -719,5 +759,15 @@ def plan_power(
                             chance >= power,
                         )
                     )
-    names = ["delta_beta", "num_budgets", "num_sizes", "num_seeds", "num_runs", "scatter", "power", "minimum_detectable", "enough"]
+    names = [
+        "delta_beta",
+        "num_budgets",
+        "num_sizes",
+        "num_seeds",
+        "num_runs",
+        "scatter",
+        "power",
+        "minimum_detectable",
+        "enough",
+    ]
     return PowerPlan(pd.DataFrame(rows, columns=names), power, num_groups)

@@ -31,7 +31,7 @@ def _verdict_gap(rate: str, start: float, end: float, start_sure: bool, end_sure
         return "crosses parity"
     return "gap narrows" if abs(end) < abs(start) else "gap widens"
 
-# %% ../nbs/33_relative.ipynb #69c32242
+# %% ../nbs/33_relative.ipynb #3025c5ae
 @dataclass(frozen=True, eq=False, repr=False)
 class RelativeFit(Result):
     """Relative laws of all groups against one baseline, with the rows and points behind them.
@@ -46,7 +46,9 @@ class RelativeFit(Result):
     baseline: str
     group: str
     scale: str
+    run: str | None
     interval: str
+    adjust: str
     lines: Lines  # of log G on log scale, one a group
     band: Band
     log_ratio: np.ndarray  # (groups, points), in the order of the estimates and of lines.x
@@ -227,7 +229,7 @@ def _pair(
         )
     return wide.index.to_frame(index=False), wide
 
-# %% ../nbs/33_relative.ipynb #16fcb435
+# %% ../nbs/33_relative.ipynb #eb69ae30
 def fit_relative(
     rows: pd.DataFrame,
     *,
@@ -315,7 +317,9 @@ def fit_relative(
     ratios = ratios.melt(scale, var_name=group, value_name="ratio")
     ratios["one_minus_ratio"] = 1 - ratios["ratio"]
     ratios = ratios[[group, scale, "ratio", "one_minus_ratio"]]
-    return RelativeFit(rows, ratios, table, baseline, group, scale, interval, lines, band, y)
+    return RelativeFit(
+        rows, ratios, table, baseline, group, scale, run, interval, adjust, lines, band, y
+    )
 
 # %% ../nbs/33_relative.ipynb #616c3c6f
 def _ratios_of(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['write_report']
 
-# %% ../nbs/38_report.ipynb #4bb75b44
+# %% ../nbs/38_report.ipynb #09785f51
 import html
 import importlib.resources
 import io
@@ -27,6 +27,7 @@ from relscale.analyse import (
     verdict_sentences,
 )
 from .core import HOUSE_STYLE, UserError, human, write_atomic
+from .tables import axis_label
 
 # %% ../nbs/38_report.ipynb #29fb99c6
 def _svg(draw, name: str, label: str, size: tuple[float, float]) -> str:
@@ -167,9 +168,15 @@ def _verdict_rows(analysis: Analysis) -> list[dict]:
         )
     ]
 
-# %% ../nbs/38_report.ipynb #ee15f69b
+# %% ../nbs/38_report.ipynb #6c1ea22c
 def _optima_table(analysis: Analysis) -> pd.DataFrame:
-    """The frontier: optimum of each budget, then every group's error there."""
+    """The points of the laws: the optimum of each budget where one was fitted, and every group's error there."""
+    if analysis.isoflop is None:
+        keys = [c for c in (analysis.scale, analysis.relative.run) if c is not None]
+        wide = analysis.frontier.pivot(index=keys, columns="group", values="value")[analysis.groups]
+        wide = wide.rename_axis(columns=None).reset_index()
+        wide[analysis.scale] = wide[analysis.scale].astype(float)
+        return wide.rename(columns={analysis.scale: axis_label(analysis.scale)})
     optima = analysis.isoflop.optima
     errors = analysis.frontier.pivot(index="budget_flops", columns="group", values="value")[
         analysis.groups
@@ -189,7 +196,7 @@ def _optima_table(analysis: Analysis) -> pd.DataFrame:
 
 def _absolute_table(analysis: Analysis) -> pd.DataFrame:
     """The absolute law of each group, with the error that it gives at both ends of the data."""
-    ends = analysis.isoflop.optima["train_flops"].iloc[[0, -1]]
+    ends = analysis.frontier[analysis.scale].agg(["min", "max"])
     rows = []
     for name in analysis.groups:
         law = analysis.absolute[name]
@@ -205,10 +212,46 @@ def _absolute_table(analysis: Analysis) -> pd.DataFrame:
             "Coefficient α": law.values["coefficient"],
         }
         smallest, largest = law.predict(ends)["value"]
-        rows.append(row | {"Error at smallest budget": smallest, "Error at largest": largest})
+        rows.append(row | {"Error at smallest scale": smallest, "Error at largest": largest})
     return pd.DataFrame(rows)
 
-# %% ../nbs/38_report.ipynb #b59cdbe4
+# %% ../nbs/38_report.ipynb #a22bb561
+def _shape_table(analysis: Analysis) -> pd.DataFrame:
+    """Whether each group's ratio is a straight law, and what was looked for."""
+    found = analysis.diagnosis.summary().join(analysis.diagnosis.verdicts()[["supported", "why"]])
+    return pd.DataFrame(
+        {
+            "Group": found.index.astype(str),
+            "A relative law?": found["supported"],
+            "Why": [f"{why[0].upper()}{why[1:]}" for why in found["why"]],
+            "Scatter about the line": [f"{100 * s:.2g} %" for s in found["scatter"]],
+            "P": [p_text(p) for p in found["p_shape_adjusted"]],
+        }
+    )
+
+
+def _facts(analysis: Analysis) -> list[tuple[str, str]]:
+    """What the page says at its head."""
+    scales = analysis.frontier[analysis.scale]
+    ends = " to ".join(_cell(float(v)) for v in (scales.min(), scales.max()))
+    if analysis.isoflop is None:
+        return [
+            ("Points", f"{len(analysis.relative.lines.x)} a group"),
+            (analysis.steps.capitalize(), str(analysis.num_budgets)),
+            (axis_label(analysis.scale).capitalize(), ends),
+            ("Error", axis_label(analysis.metric)),
+        ]
+    budgets, shapes = analysis.isoflop.optima["budget_flops"], analysis.rows["num_params"]
+    ends = " to ".join(_cell(float(v)) for v in (budgets.min(), budgets.max()))
+    out = f", {len(analysis.left_out)} left out" if len(analysis.left_out) else ""
+    return [
+        ("Models", f"{analysis.rows['run_id'].nunique()} trained{out}"),
+        ("Sizes", f"{human(shapes.min())} to {human(shapes.max())} parameters"),
+        ("Budgets", f"{len(budgets)}, from {ends} FLOPs"),
+        ("Error", axis_label(analysis.metric)),
+    ]
+
+# %% ../nbs/38_report.ipynb #62634871
 def write_report(
     analysis: Analysis,
     path: Path | str,
@@ -241,13 +284,9 @@ def write_report(
     path = Path(path)
     if path.suffix != ".html":
         raise UserError(f"{path}: a report is one web page: name it .html")
-    optima = analysis.isoflop.optima
-    hollow = optima[optima["status"] != "interior"]
-    smallest, largest = (
-        f"{_cell(float(v))}" for v in (optima["budget_flops"].min(), optima["budget_flops"].max())
-    )
-    shapes = analysis.rows["num_params"]
-    finished = analysis.rows["run_id"].nunique()
+    optima = None if analysis.isoflop is None else analysis.isoflop.optima
+    hollow = [] if optima is None else list(optima[optima["status"] != "interior"].itertuples())
+    scales = analysis.frontier[analysis.scale]
     alt = "; ".join(short_answer(analysis))
     figures = {
         "relative": _svg(analysis.relative.plot, "rel", f"Relative laws. {alt}", (8.4, 4.2)),
@@ -257,46 +296,45 @@ def write_report(
         "absolute": _svg(
             lambda ax: plot_absolute(analysis, ax), "abs", "Absolute law of each group", (4.3, 3.7)
         ),
-        "isoflop": _svg(
-            analysis.isoflop.plot,
-            "iso",
-            "Macro mean against training tokens, a parabola a budget",
-            (4.3, 3.7),
-        ),
     }
+    if optima is not None:
+        label = "Macro mean against training tokens, a parabola a budget"
+        figures["isoflop"] = _svg(analysis.isoflop.plot, "iso", label, (4.3, 3.7))
     context = {
         "version": __version__,
         "title": title,
         "lead": lead,
-        "suite": ", ".join(
+        "suite": "a table of points"
+        if optima is None
+        else ", ".join(
             f"{s}, {c}"
             for s, c in sorted(
                 set(zip(analysis.rows["suite"], analysis.rows["corpus"], strict=True))
             )
         ),
         "a": analysis,
-        "metric": analysis.metric.replace("_", " "),
+        "metric": axis_label(analysis.metric),
         "answer": short_answer(analysis),
-        "facts": [
-            (
-                "Models",
-                f"{finished} trained"
-                + (f", {len(analysis.left_out)} left out" if len(analysis.left_out) else ""),
-            ),
-            ("Sizes", f"{human(shapes.min())} to {human(shapes.max())} parameters"),
-            ("Budgets", f"{len(optima)}, from {smallest} to {largest} FLOPs"),
-            ("Error", analysis.metric.replace("_", " ")),
-        ],
+        "facts": _facts(analysis),
         "verdicts": _verdict_rows(analysis),
         "figures": {k: Markup(v) for k, v in figures.items()},
         "optima": _table(
-            _optima_table(analysis), "Compute-optimal models", right=("Parameters", "Tokens")
+            _optima_table(analysis), "Points of the laws", right=("Parameters", "Tokens")
         ),
         "flagged": [
-            f"Budget {_cell(float(r.budget_flops))} FLOPs, {r.status}: {r.reason}."
-            for r in hollow.itertuples()
+            f"Budget {_cell(float(r.budget_flops))} FLOPs, {r.status}: {r.reason}." for r in hollow
         ],
         "absolute": _table(_absolute_table(analysis), "Absolute laws"),
+        "shape": _table(_shape_table(analysis), "Is the ratio a law", right=("P",)),
+        "unit": {"num_params": "parameters", "num_tokens": "tokens"}.get(analysis.scale, "compute"),
+        "adjust": {"holm": "Holm", "bh": "Benjamini and Hochberg"}[analysis.relative.adjust],
+        "how_sure": {
+            "t": "Student's t on the scatter about each line",
+            "pairs": "a bootstrap of the points",
+            "wild": "a wild bootstrap-t with Webb's weights",
+            "block": "a bootstrap of whole runs",
+            "nested": "a bootstrap that redraws the runs and fits the optima again",
+        }[analysis.relative.interval],
         "sections": [
             {"title": name, "table": _table(v, name)}
             if isinstance(v, pd.DataFrame)
@@ -309,8 +347,8 @@ def write_report(
         )
         if len(analysis.left_out)
         else None,
-        "decades": math.log10(optima["train_flops"].max() / optima["train_flops"].min()),
-        "num_seeds": analysis.rows["seed"].nunique(),
+        "decades": math.log10(scales.max() / scales.min()),
+        "num_seeds": 1 if optima is None else analysis.rows["seed"].nunique(),
         "rising": [g for g in analysis.groups if analysis.absolute[g].values["exponent"] > 0],
     }
     source = (importlib.resources.files("relscale") / "report.html.j2").read_text(encoding="utf-8")
