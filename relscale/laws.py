@@ -485,11 +485,7 @@ def _covariance(theta, u, y, objective, delta):
     meat = (g * psi**2 / (1 - own) ** (1 if objective == "lad" else 2)) @ g.T
     return inverse @ meat @ inverse, condition
 
-<<<<<<< HEAD
-# %% ../nbs/32_laws.ipynb #122fe7a6
-=======
 # %% ../nbs/32_laws.ipynb #3cb1b089
->>>>>>> h-laws
 @dataclass(frozen=True, eq=False, repr=False)
 class ChinchillaFit(Result):
     """A fitted surface L(N, D) = E + A / N ** alpha + B / D ** beta, with the rows behind it.
@@ -633,12 +629,8 @@ class ChinchillaFit(Result):
         level = self.predict(*(v.ravel() for v in np.meshgrid(n, d)))["value"].to_numpy()
         marks = np.geomspace(level.min(), level.max(), 12)[1:-1]
         lines = ax.contour(n, d, level.reshape(60, 60), marks, colors="grey", linewidths=0.8)
-<<<<<<< HEAD
-        ax.clabel(lines, fmt="%.2f", fontsize=7, inline_spacing=2)
-=======
         for label in ax.clabel(lines, fmt="%.2f", fontsize=7, inline=False):
             label.set(bbox={"fc": "white", "ec": "none", "pad": 0.4}, zorder=2.5)
->>>>>>> h-laws
         misfit = 100 * (loss / self.predict(x, y)["value"].to_numpy() - 1)
         end = float(np.quantile(np.abs(misfit), 0.95)) or 1.0
         dots = ax.scatter(
