@@ -215,19 +215,18 @@ def _absolute_table(analysis: Analysis) -> pd.DataFrame:
         rows.append(row | {"Error at smallest scale": smallest, "Error at largest": largest})
     return pd.DataFrame(rows)
 
-# %% ../nbs/38_report.ipynb #a22bb561
+# %% ../nbs/38_report.ipynb #81baf37e
 def _shape_table(analysis: Analysis) -> pd.DataFrame:
     """Whether each group's ratio is a straight law, and what was looked for."""
-    found = analysis.diagnosis.summary().join(analysis.diagnosis.verdicts()[["supported", "why"]])
-    return pd.DataFrame(
-        {
-            "Group": found.index.astype(str),
-            "A relative law?": found["supported"],
-            "Why": [f"{why[0].upper()}{why[1:]}" for why in found["why"]],
-            "Scatter about the line": [f"{100 * s:.2g} %" for s in found["scatter"]],
-            "P": [p_text(p) for p in found["p_shape_adjusted"]],
-        }
-    )
+    found = analysis.diagnosis.summary().drop(columns="status").join(analysis.diagnosis.verdicts())
+    table = {
+        "Group": found.index.astype(str),
+        "A relative law?": found["supported"],
+        "Scatter about it": [f"{100 * s:.2g}\u00a0%" for s in found["scatter"]],
+        "P": [p_text(p) for p in found["p_shape_adjusted"]],
+        "Why": [f"{why[0].upper()}{why[1:]}" for why in found["why"]],
+    }
+    return pd.DataFrame(table).reset_index(drop=True)
 
 
 def _facts(analysis: Analysis) -> list[tuple[str, str]]:
@@ -238,7 +237,7 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
         return [
             ("Points", f"{len(analysis.relative.lines.x)} a group"),
             (analysis.steps.capitalize(), str(analysis.num_budgets)),
-            (axis_label(analysis.scale).capitalize(), ends),
+            (f"{axis_label(analysis.scale)[0].upper()}{axis_label(analysis.scale)[1:]}", ends),
             ("Error", axis_label(analysis.metric)),
         ]
     budgets, shapes = analysis.isoflop.optima["budget_flops"], analysis.rows["num_params"]
@@ -251,7 +250,7 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("Error", axis_label(analysis.metric)),
     ]
 
-# %% ../nbs/38_report.ipynb #62634871
+# %% ../nbs/38_report.ipynb #64ebc52d
 def write_report(
     analysis: Analysis,
     path: Path | str,
@@ -325,7 +324,9 @@ def write_report(
             f"Budget {_cell(float(r.budget_flops))} FLOPs, {r.status}: {r.reason}." for r in hollow
         ],
         "absolute": _table(_absolute_table(analysis), "Absolute laws"),
-        "shape": _table(_shape_table(analysis), "Is the ratio a law", right=("P",)),
+        "shape": _table(
+            _shape_table(analysis), "Is the ratio a law", right=("Scatter about it", "P")
+        ),
         "unit": {"num_params": "parameters", "num_tokens": "tokens"}.get(analysis.scale, "compute"),
         "adjust": {"holm": "Holm", "bh": "Benjamini and Hochberg"}[analysis.relative.adjust],
         "how_sure": {
