@@ -216,7 +216,7 @@ def _starts(kind: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     slope, height = np.polyfit(x, y, 1)
     return np.array([[height, -slope]])
 
-# %% ../nbs/34_forecast.ipynb #39994434
+# %% ../nbs/34_forecast.ipynb #ea1ce704
 def _fit_stage(kind: str, x: np.ndarray, y: np.ndarray, chance=None, ceiling=None) -> Stage:
     """Best of several starts, with a status in words."""
     centre = x.mean(axis=0)
@@ -245,9 +245,11 @@ def _fit_stage(kind: str, x: np.ndarray, y: np.ndarray, chance=None, ceiling=Non
         for i in np.flatnonzero(free & np.isfinite(high - low)):
             if theta[i] <= low[i] + edge[i] or theta[i] >= high[i] - edge[i]:
                 words.append(f"{names[i]} at its bound")
-    if (
-        kind in ("power", "linear", "sigmoid")
-        and not theta[-1] > t_critical(stage.freedom) * error[-1]
+    steep = abs(theta[-1]) if kind == "linear" else theta[-1]  # a line may rise or fall
+    if kind == "power" and steep <= 0:
+        words.append("the error does not fall like this law")
+    elif (
+        kind in ("power", "linear", "sigmoid") and not steep > t_critical(stage.freedom) * error[-1]
     ):
         words.append("slope within its error of zero")
     elif stage.freedom > 0 and np.isnan(error).any():

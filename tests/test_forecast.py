@@ -193,6 +193,13 @@ def test_doubtful_fits_say_so(ladder):
     assert fit_forecast(fall, chance=0.1).status != "ok"
     worse = ladder.assign(loss=ladder["loss"].to_numpy()[::-1])
     assert "does not fall" in fit_forecast(worse, chance=0.25).status
+    assert "does not fall" in fit_forecast(worse, chance=0.25, law="power").status
+    wrong = ladder.assign(
+        score=1 - ladder["score"]
+    )  # a share of wrong answers rises with the error
+    assert fit_forecast(wrong, link="linear").status == "ok"
+    still = fit_forecast(ladder.assign(score=0.5), chance=0.25)
+    assert still.status != "ok" and still.predict(1e24)["value"].item() == pytest.approx(0.5)
     few = fit_forecast(ladder[::8], chance=0.25)
     assert "no freedom" in few.status and few.predict(1e24)[["low", "new_high"]].isna().all(
         axis=None
