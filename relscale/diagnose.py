@@ -6,9 +6,10 @@
 __all__ = ['What', 'power_to_detect', 'minimum_detectable', 'Diagnosis', 'diagnose', 'scatter_of', 'frontier_scatter',
            'PowerPlan', 'plan_power']
 
-# %% ../nbs/35_diagnose.ipynb #87bd8174
+# %% ../nbs/35_diagnose.ipynb #9f5e0bda
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -121,13 +122,21 @@ def _leave_out(
         verdicts.append(np.sign(slopes[-1]) * (adjust_p(p, adjust) < 0.05))
     return budgets, np.array(slopes), np.array(verdicts, dtype=int)
 
-# %% ../nbs/35_diagnose.ipynb #265c0a95
+# %% ../nbs/35_diagnose.ipynb #8083955e
+@cache
+def _scale_quantiles(freedom: int) -> np.ndarray:
+    """4000 evenly likely values of an estimated standard deviation over the true one."""
+    from scipy.special import chdtri
+
+    return np.sqrt(chdtri(freedom, (np.arange(4000) + 0.5) / 4000) / freedom)
+
+
 def _power(delta: np.ndarray, freedom: int, level: float) -> np.ndarray:
     """Probability that |t| of a noncentral t (delta, freedom) is beyond its two-sided critical value."""
-    from scipy.special import chdtri, ndtr, stdtrit
+    from scipy.special import ndtr, stdtrit
 
-    s = np.sqrt(chdtri(freedom, (np.arange(4000) + 0.5) / 4000) / freedom)
-    bar, delta = stdtrit(freedom, 1 - level / 2) * s, np.asarray(delta, dtype=float)[..., None]
+    bar = stdtrit(freedom, 1 - level / 2) * _scale_quantiles(freedom)
+    delta = np.asarray(delta, dtype=float)[..., None]
     return (ndtr(delta - bar) + ndtr(-delta - bar)).mean(axis=-1)
 
 
@@ -206,7 +215,7 @@ def minimum_detectable(
     stderr, freedom = _unit_stderr(x, what)
     return _delta_for(power, freedom, 0.05 / num_groups) * stderr * scatter
 
-# %% ../nbs/35_diagnose.ipynb #fd5a5aa3
+# %% ../nbs/35_diagnose.ipynb #2ec59954
 def _shape_table(
     x: np.ndarray, y: np.ndarray, adjust: str, n_sims: int, seed: int
 ) -> dict[str, np.ndarray]:
@@ -448,9 +457,15 @@ def diagnose(
         table.reindex(columns=_COLUMNS), resolved, x, _residuals(x, y), fit.baseline, fit.scale
     )
 
-# %% ../nbs/35_diagnose.ipynb #216639e5
+# %% ../nbs/35_diagnose.ipynb #fbb8a7d9
 def _rate(slope: float) -> str:
+    """A slope as the change of G per tenfold scale."""
     return f"{100 * np.expm1(slope * np.log(10)):+.2g} %"
+
+
+def _short(scale: float) -> str:
+    """Three digits of a scale: 1e18."""
+    return f"{scale:.3g}".replace("e+", "e")
 
 
 def _why(row: pd.Series, resolved: bool, scale: str) -> str:
@@ -460,20 +475,20 @@ def _why(row: pd.Series, resolved: bool, scale: str) -> str:
     low, high = _rate(row["slope_start"]), _rate(row["slope_end"])
     said = {
         "too few budgets": "there are too few budgets to tell a straight law from any other.",
-        "straight": f"no departure from a straight line beyond chance ({chance}). A rate that changes by {100 * np.log(10) * row['bend_detectable']:.2g} "
-        "percentage points between the ends would have been flagged four times in five.",
+        "straight": f"no departure from a straight line beyond chance ({chance}). A rate that differs by {100 * np.log(10) * row['bend_detectable']:.2g} "
+        "percentage points per tenfold between the ends would have been flagged four times in five.",
         "bent": f"the rate goes from {low} per tenfold {unit} at the small end to {high} at the large end ({chance}).",
         "broken": f"the rate changes from {_rate(row['slope_below'])} to {_rate(row['slope_above'])} per tenfold {unit} near "
-        f"{row['break_at']:.2g} ({chance}).",
-        "one budget carries it": f"the budget {row['off_budget']:.3g} is off the line ({chance}), and without it the verdict on the "
+        f"{_short(row['break_at'])} ({chance}).",
+        "one budget carries it": f"the budget {_short(row['off_budget'])} is off the line ({chance}), and without it the verdict on the "
         "rate is another.",
-        "one budget stands off": f"the budget {row['off_budget']:.3g} is off the line ({chance}); the verdict on the rate stands without it.",
+        "one budget stands off": f"the budget {_short(row['off_budget'])} is off the line ({chance}); the verdict on the rate stands without it.",
     }[row["status"]]
     if row["status"] == "straight":
         rate = "differs from the baseline's" if resolved else "cannot be told from the baseline's"
         said += f" Its rate, {_rate(row['delta_beta'])} per tenfold {unit}, {rate}"
         said += (
-            f"; that verdict changes without budget {row['hinges_on']:.3g}."
+            f"; that verdict changes without budget {_short(row['hinges_on'])}."
             if row["hinges_on"] > 0
             else "."
         )
@@ -481,7 +496,7 @@ def _why(row: pd.Series, resolved: bool, scale: str) -> str:
 
 
 _SUPPORT = {
-    "straight": "yes", "bent": "no", "broken": "no", "one budget carries it": "not without that budget",
+    "straight": "yes", "bent": "no", "broken": "no", "one budget carries it": "that turns on one budget",
     "one budget stands off": "yes, but for one budget", "too few budgets": "cannot be told",
 }  # fmt: skip
 _ADVICE = {
@@ -493,7 +508,7 @@ _ADVICE = {
     "too few budgets": "train at five budgets at least; seven over two decades or more show a bend.",
 }
 
-# %% ../nbs/35_diagnose.ipynb #4828feb7
+# %% ../nbs/35_diagnose.ipynb #9544eb12
 def _listed(names: Sequence[str], most: int = 6) -> str:
     names = [str(name) for name in names]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
@@ -509,7 +524,7 @@ def _report(diagnosis: Diagnosis, max_groups: int) -> str:
     page = [
         f"# Does this table support relative laws against {diagnosis.baseline}?", "",
         f"**The table.** {len(table)} group{'s' * (len(table) > 1)} relative to {diagnosis.baseline}, at {len(budgets)} budgets "
-        f"({axis_label(scale)}) from {first:.3g} to {last:.3g}, {np.log10(last / first):.1f} decades, {points}.", "",
+        f"({axis_label(scale)}) from {_short(first)} to {_short(last)}, {np.log10(last / first):.1f} decades, {points}.", "",
         "**In short.** " + "; ".join(f"{n} of {len(table)} {status}" for status, n in counts.items()) + ".", "",
         "| group | a relative law? | why |", "|---|---|---|",
     ]  # fmt: skip
@@ -538,7 +553,7 @@ def _report(diagnosis: Diagnosis, max_groups: int) -> str:
         ("p_neighbours", "neighbouring budgets err alike or in turns"),
         ("p_spread", "the scatter changes with scale"),
     ):
-        if (odd := table.index[adjust_p(table[column].to_numpy(float)) < 0.05]).size:
+        if (odd := table.index[straight & (adjust_p(table[column].to_numpy(float)) < 0.05)]).size:
             todo.append(f"- {_listed(odd)}: {what}; read its intervals as too narrow or too wide.")
     page += [
         "",
@@ -552,7 +567,7 @@ def _report(diagnosis: Diagnosis, max_groups: int) -> str:
         ),
     ]
     note = (
-        "**How sure.** A table of straight laws flags any group at all 5 times in 100. \"Straight\" says that no bend was seen, and the table says "
+        "**How sure.** A table of straight laws flags any group at all at most 5 times in 100. \"Straight\" says that no bend was seen, and the table says "
         "how large one had to be. Whether the scatter is normal cannot be checked with so few points."
     )  # fmt: skip
     return "\n".join([*page, "", note, ""])
@@ -563,7 +578,7 @@ def _more_budgets(row: pd.Series, x: np.ndarray, num_groups: int) -> str:
     ends, slope, scatter = np.exp([x.min(), x.max()]), row["delta_beta"], row["scatter"]
     least = minimum_detectable(np.exp(x), scatter, num_groups=num_groups)
     said = f"this design finds a rate of {_rate(least).lstrip('+')} per tenfold or more; it saw {_rate(slope)}. "
-    for count in range(len(x) + 1, 61):
+    for count in range(len(np.unique(x)) + 1, 61):
         if (
             power_to_detect(slope, np.geomspace(*ends, count), scatter, num_groups=num_groups)
             >= 0.8
@@ -577,7 +592,7 @@ def _more_budgets(row: pd.Series, x: np.ndarray, num_groups: int) -> str:
         + "If that is the truth, 60 budgets over the same range are not enough: widen the range, or take it as no difference that matters."
     )
 
-# %% ../nbs/35_diagnose.ipynb #0a885e21
+# %% ../nbs/35_diagnose.ipynb #742874ad
 def scatter_of(fit: RelativeFit) -> pd.DataFrame:
     """Residual standard deviation of log G about the lines, by group and pooled, to plan with.
 
@@ -593,15 +608,9 @@ def scatter_of(fit: RelativeFit) -> pd.DataFrame:
         )
     residual = _residuals(fit.lines.x, fit.log_ratio)
     inner = residual @ residual.T / own
-    trace, square = np.trace(inner), (inner**2).sum()
-    if own > 1:
-        square = own**2 / ((own - 1) * (own + 2)) * (square - trace**2 / own)
-    square = np.clip(
-        square, (inner.diagonal() ** 2).sum() / (1 + 2 / own), trace**2 / (1 + 2 / own)
-    )
-    freedom = own * max(trace**2 - 2 * square / own, square) / square
+    trace = np.trace(inner)
     variance = np.append(inner.diagonal(), trace / len(inner))
-    freedom = np.append(np.full(len(inner), float(own)), freedom)
+    freedom = np.append(np.full(len(inner), float(own)), own * trace**2 / (inner**2).sum())
     table = pd.DataFrame({"scatter": variance**0.5, "low": (variance * freedom / chdtri(freedom, 0.025)) ** 0.5,
                           "high": (variance * freedom / chdtri(freedom, 0.975)) ** 0.5, "freedom": freedom},
                          index=[*fit.estimates.index, "pooled"])  # fmt: skip
@@ -693,7 +702,7 @@ class PowerPlan(Result):
     def __repr__(self) -> str:
         return f"PowerPlan of {len(self.table)} designs, power {self.power:g} at .05 over {self.num_groups} group(s)"
 
-# %% ../nbs/35_diagnose.ipynb #4325ebd8
+# %% ../nbs/35_diagnose.ipynb #f8afd747
 def plan_power(
     delta_beta: float | Sequence[float],
     *,
