@@ -129,11 +129,69 @@ def frontier_bootstrap(draws: int, part: int, repeats: int) -> dict:
     }
 
 
+def surface(draws: int, part: int, repeats: int) -> dict:
+    """Bootstrap of L(N, D) against a loop of scipy's L-BFGS-B, each started at the fit."""
+    from scipy.optimize import minimize
+    from scipy.special import huber, logsumexp
+
+    from relscale.laws import fit_chinchilla
+    from relscale.runs import load_suite
+
+    suite = load_suite("held2025")
+    rows = suite[suite["corpus"] == "dclm"].rename(columns={"paloma_macro_loss": "loss"})
+    log_n, log_d, log_l = (
+        np.log(rows[c].to_numpy(float)) for c in ("num_params", "num_tokens", "loss")
+    )
+    fit = fit_chinchilla(rows)
+    v = fit.values
+    start = np.array([np.log(v["E"]), np.log(v["A"]), np.log(v["B"]), v["alpha"], v["beta"]])
+    rng = np.random.default_rng(0)
+    weights = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=part)
+
+    def objective(theta, weight):
+        terms = np.stack(
+            [
+                np.full_like(log_n, theta[0]),
+                theta[1] - theta[3] * log_n,
+                theta[2] - theta[4] * log_d,
+            ]
+        )
+        return 1e6 * np.sum(weight * huber(1e-3, logsumexp(terms, axis=0) - log_l))
+
+    def theirs():
+        for weight in weights:
+            minimize(
+                objective,
+                start,
+                args=(weight,),
+                method="L-BFGS-B",
+                options={"maxiter": 2000, "maxfun": 20000},
+            )
+
+    def ours():
+        fit.bootstrap(draws, seed=0)
+
+    mine, loop = medians(ours, theirs, repeats)
+    found = minimize(objective, start * 1.001, args=(np.ones(len(rows)),), method="L-BFGS-B").x
+    difference = abs(found[3] - v["alpha"])
+    what = f"L(N, D), 85 runs x {draws:,} refits, against scipy L-BFGS-B (numerical gradient)"
+    return {
+        "fit": what,
+        "loop_s": loop * draws / part,
+        "relscale_s": mine,
+        "difference": difference,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
-    rows = [relative(10_000, 10, repeats), frontier_bootstrap(1_000, 50, repeats)]
+    rows = [
+        relative(10_000, 10, repeats),
+        frontier_bootstrap(1_000, 50, repeats),
+        surface(4_000, 10, repeats),
+    ]
     table = pd.DataFrame(rows)
     table["ratio"] = table["loop_s"] / table["relscale_s"]
     print(table.to_string(index=False, float_format="{:.4g}".format, max_colwidth=90))
