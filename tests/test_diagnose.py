@@ -74,6 +74,19 @@ def test_bend_equals_a_textbook_parabola(scales):
     )
 
 
+def test_the_flag_counts_the_groups():
+    """Twelve groups with mild bends: some stand out alone, fewer among twelve, fewer by Holm than by BH."""
+    fit, flagged = fit_of(noisy(SCALES, 19, count=12, curve=0.004)), {}
+    for adjust in ("holm", "bh"):
+        table = diagnose(fit, adjust=adjust).summary()
+        adjusted = adjust_p(table["p_shape"].to_numpy(), adjust)
+        np.testing.assert_allclose(table["p_shape_adjusted"], adjusted, rtol=1e-12)
+        flagged[adjust] = (table["status"] != "straight").to_numpy()
+        np.testing.assert_array_equal(flagged[adjust], adjusted < 0.05)
+    alone = (table["p_shape"] < 0.05).to_numpy()
+    assert alone.sum() > flagged["bh"].sum() >= flagged["holm"].sum()
+
+
 def break_by_hand(x, y):
     """The best continuous broken line by lstsq over the stated places: RSS ratio, place, slopes."""
     budgets = np.unique(x)
