@@ -24,7 +24,7 @@ from .relative import RelativeFit, fit_relative
 from .results import Result
 from .tables import axis_label, join_scores, validate_runs
 
-# %% ../nbs/37_analyse.ipynb #7c1be896
+# %% ../nbs/37_analyse.ipynb #2147ea56
 _STEPS = {"num_params": "model sizes", "num_tokens": "token counts"}
 
 
@@ -34,7 +34,8 @@ class Analysis(Result):
 
     `rows` has one row per finished run and group, `left_out` the runs that did not finish, `frontier` the points
     of the laws: each group's error at the compute-optimal point of each budget. `absolute` has a law per
-    group. `isoflop` is None where the points were given.
+    group. `isoflop` is None where the points were given, `diagnosis` where they are checkpoints of runs, whose
+    shape no test of independent points can judge.
     """
 
     rows: pd.DataFrame
@@ -47,7 +48,7 @@ class Analysis(Result):
     frontier: pd.DataFrame
     absolute: Mapping[str, PowerLawFit]
     relative: RelativeFit
-    diagnosis: Diagnosis
+    diagnosis: Diagnosis | None
 
     @property
     def groups(self) -> list[str]:
@@ -198,7 +199,7 @@ def _absolute_laws(points: pd.DataFrame, scale: str) -> dict[str, PowerLawFit]:
         for g in sorted(points["group"].unique())
     }
 
-# %% ../nbs/37_analyse.ipynb #5bb0cae7
+# %% ../nbs/37_analyse.ipynb #f087ad7d
 def analyse_points(
     rows: pd.DataFrame,
     *,
@@ -233,7 +234,7 @@ def analyse_points(
         raise UserError(f"{scale} has {count} values: a law with an interval needs at least 3")
     return Analysis(
         rows, rows.iloc[:0], baseline, metric, "given", scale, None, rows,
-        _absolute_laws(rows, scale), relative, diagnose(relative),
+        _absolute_laws(rows, scale), relative, None if interval == "block" else diagnose(relative),
     )  # fmt: skip
 
 # %% ../nbs/37_analyse.ipynb #a33cc6c8

@@ -198,7 +198,7 @@ def _write_page(analysis, path: Path, source: Path) -> None:
     )
     print(f"report: {path}")
 
-# %% ../nbs/42_cli.ipynb #acfe73e3
+# %% ../nbs/42_cli.ipynb #de109227
 @dataclass(frozen=True)
 class FitCommand:
     """Fit relative laws to a CSV or Parquet table of errors, print the verdicts, and write a report."""
@@ -226,8 +226,9 @@ class FitCommand:
         print(analysis.summary().to_string(float_format="{:.4g}".format), end="\n\n")
         for line in short_answer(analysis):
             print(line)
-        for group, said in analysis.diagnosis.verdicts().iterrows():
-            print(f"A relative law for {group}? {said['supported']}: {said['why']}")
+        if analysis.diagnosis is not None:
+            for group, said in analysis.diagnosis.verdicts().iterrows():
+                print(f"A relative law for {group}? {said['supported']}: {said['why']}")
         if self.laws is not None:
             write_table(analysis.laws().reset_index(), self.laws)
         _write_page(analysis, out, self.table)

@@ -250,7 +250,7 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("Error", axis_label(analysis.metric)),
     ]
 
-# %% ../nbs/38_report.ipynb #64ebc52d
+# %% ../nbs/38_report.ipynb #4968da9e
 def write_report(
     analysis: Analysis,
     path: Path | str,
@@ -324,9 +324,8 @@ def write_report(
             f"Budget {_cell(float(r.budget_flops))} FLOPs, {r.status}: {r.reason}." for r in hollow
         ],
         "absolute": _table(_absolute_table(analysis), "Absolute laws"),
-        "shape": _table(
-            _shape_table(analysis), "Is the ratio a law", right=("Scatter about it", "P")
-        ),
+        "shape": analysis.diagnosis
+        and _table(_shape_table(analysis), "Is the ratio a law", right=("Scatter about it", "P")),
         "unit": {"num_params": "parameters", "num_tokens": "tokens"}.get(analysis.scale, "compute"),
         "adjust": {"holm": "Holm", "bh": "Benjamini and Hochberg"}[analysis.relative.adjust],
         "how_sure": {

@@ -241,7 +241,7 @@ def validate_scores(frame: pd.DataFrame) -> pd.DataFrame:
         )
     return frame
 
-# %% ../nbs/25_tables.ipynb #7fc0befe
+# %% ../nbs/25_tables.ipynb #4811dc9f
 def validate_rows(frame: pd.DataFrame) -> pd.DataFrame:
     """Check long rows for a relative fit: group, value, at least one scale, and perhaps run_id and stderr.
 
@@ -251,7 +251,7 @@ def validate_rows(frame: pd.DataFrame) -> pd.DataFrame:
     ------
     UserError
         A column or value is missing, not a number, not finite or not positive; or a group stands twice
-        at one run (or, without run_id, at one scale).
+        at one scale of one run. (A run may stand at several scales: its checkpoints.)
     """
     scales = [
         replace(c, required=True)
@@ -265,7 +265,8 @@ def validate_rows(frame: pd.DataFrame) -> pd.DataFrame:
     others = [
         c for c in SCORES_SCHEMA if c.name in ("run_id", "stderr") and c.name in frame.columns
     ]
-    key = ["group", "run_id"] if "run_id" in frame.columns else ["group", *(c.name for c in scales)]
+    run = ["run_id"] if "run_id" in frame.columns else []
+    key = ["group", *run, *(c.name for c in scales)]
     return _validate(frame, [*text, *scales, *value, *others], key, "rows")
 
 # %% ../nbs/25_tables.ipynb #24ec5aef

@@ -48,6 +48,36 @@ def test_a_table_becomes_verdicts_laws_and_a_page(tmp_path):
     assert "bpb" in page and "<script" not in page
 
 
+def test_checkpoints_of_runs_are_judged_as_blocks(tmp_path):
+    rng, rows = np.random.default_rng(5), []
+    for run in range(12):
+        luck = 0.01 * rng.normal()
+        for share in (0.4, 0.7, 1.0):
+            flops = 1e18 * 1.5**run * share
+            rows.append(("code", f"r{run}", flops, 3 * flops**-0.01))
+            rows.append(("law", f"r{run}", flops, 4 * flops**-0.02 * np.exp(luck)))
+    table = pd.DataFrame(rows, columns=["group", "run_id", "train_flops", "value"])
+    table.to_csv(tmp_path / "own.csv", index=False)
+    plain = relscale(tmp_path, "fit", "own.csv", "--baseline", "code", "--pair-runs")
+    assert plain.returncode == 2 and "interval='block'" in plain.stderr
+    done = relscale(
+        tmp_path,
+        "fit",
+        "own.csv",
+        "--baseline",
+        "code",
+        "--pair-runs",
+        "--interval",
+        "block",
+        "--laws",
+        "laws.csv",
+    )
+    assert done.returncode == 0, done.stderr
+    laws = pd.read_csv(tmp_path / "laws.csv").set_index("group")
+    assert laws.at["law", "low"] < -0.01 < laws.at["law", "high"]
+    assert "Is the ratio a law?" not in (tmp_path / "own-report.html").read_text()
+
+
 def test_wide_and_long_tables_give_one_answer(tmp_path):
     table = long_table()
     table.to_parquet(tmp_path / "long.parquet")
@@ -98,7 +128,7 @@ def test_a_folder_of_csv_tables_with_other_names_is_drawn(tmp_path):
         (None, ("--baseline", "code", *MAP, "--interval", "block"), "run="),
         (lambda t: t.assign(bpb=t["bpb"].where(t["domain"] != "law", -1.0)), ("--baseline", "code", *MAP), "positive"),
         (lambda t: t.assign(bpb=np.nan), ("--baseline", "code", *MAP), "no value"),
-        (lambda t: pd.concat([t, t]), ("--baseline", "code", *MAP), "two rows"),
+        (lambda t: pd.concat([t, t]), ("--baseline", "code", *MAP), "stands twice"),
         (lambda t: t[t["flops"] < 3e18], ("--baseline", "code", *MAP), "at least 3"),
         (lambda t: t[t["domain"] == "code"], ("--baseline", "code", *MAP), "1 group only"),
         (lambda t: t.iloc[1:], ("--baseline", "code", *MAP), "has no row at"),
