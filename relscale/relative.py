@@ -31,7 +31,7 @@ def _verdict_gap(rate: str, start: float, end: float, start_sure: bool, end_sure
         return "crosses parity"
     return "gap narrows" if abs(end) < abs(start) else "gap widens"
 
-# %% ../nbs/33_relative.ipynb #3025c5ae
+# %% ../nbs/33_relative.ipynb #0c3e4fd3
 @dataclass(frozen=True, eq=False, repr=False)
 class RelativeFit(Result):
     """Relative laws of all groups against one baseline, with the rows and points behind them.
@@ -83,12 +83,12 @@ class RelativeFit(Result):
         """
         return self.estimates.copy()
 
-    def predict(self, flops: Sequence[float] | float) -> pd.DataFrame:
+    def predict(self, scale: Sequence[float] | float) -> pd.DataFrame:
         """Fitted G of every group at given scales, with the 95 % band of the law by the fit's method.
 
         Returns a long frame: group, scale, ratio, low, high, one_minus_ratio.
         """
-        scales = np.atleast_1d(np.asarray(flops, dtype=float))
+        scales = np.atleast_1d(np.asarray(scale, dtype=float))
         if not (np.isfinite(scales) & (scales > 0)).all():
             raise UserError(f"{self.scale} must be positive and finite: give values such as 1e21")
         parts = []
