@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-ANALYSIS = ("runs", "isoflop", "laws", "relative")
+ANALYSIS = ("importers", "runs", "isoflop", "laws", "relative")
 HEAVY = ("jax", "equinox", "lmfit", "matplotlib.pyplot", "scipy.stats")
 
 
