@@ -212,7 +212,7 @@ def analyse_points(
     n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> Analysis:
-    """The same for a table of points: one row a group and scale, such as `relscale.runs.from_table` reads.
+    """The same for a table of points: one row a group and scale, such as `relscale.importers.from_table` reads.
 
     Parameters
     ----------

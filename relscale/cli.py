@@ -160,7 +160,7 @@ class TableChoices:
     def analysis(self, table: Path, baseline: str):
         """The analysis of a table of points."""
         from relscale.analyse import analyse_points
-        from relscale.runs import from_table
+        from relscale.importers import from_table
         from relscale.tables import read_table
 
         columns = _columns(self.map)

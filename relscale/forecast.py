@@ -5,20 +5,16 @@
 # %% auto #0
 __all__ = ['Stage', 'pair_scores', 'Forecast', 'fit_forecast', 'Backtest', 'backtest']
 
-# %% ../nbs/34_forecast.ipynb #d3c83fa0
+# %% ../nbs/34_forecast.ipynb #66e0214e
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-import pandas as pd
 
-from .core import OKABE_ITO, UserError, group_style, new_axes
 from .inference import t_critical
 from .laws import log_saturating_law
-from .results import Record, Result
-from .tables import axis_label, join_scores
+from .results import Record
 
 # %% ../nbs/34_forecast.ipynb #16e522bc
 def _power(u: np.ndarray, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -256,7 +252,17 @@ def _fit_stage(kind: str, x: np.ndarray, y: np.ndarray, chance=None, ceiling=Non
         words.append("no standard error: the points do not tell the parameters apart")
     return dataclasses.replace(stage, status="; ".join(words) or "ok")
 
-# %% ../nbs/34_forecast.ipynb #9c107102
+# %% ../nbs/34b_two_stages.ipynb #00cd7a31
+from collections.abc import Sequence
+from typing import Literal
+
+import pandas as pd
+
+from .core import OKABE_ITO, UserError, new_axes
+from .results import Result
+from .tables import axis_label, join_scores
+
+# %% ../nbs/34b_two_stages.ipynb #c14c5d2a
 def pair_scores(
     runs: pd.DataFrame,
     scores: pd.DataFrame,
@@ -296,7 +302,7 @@ def pair_scores(
         right[["run_id", "group", score]], on=["run_id", "group"], validate="one_to_one"
     )
 
-# %% ../nbs/34_forecast.ipynb #4f695c62
+# %% ../nbs/34b_two_stages.ipynb #1b49767f
 @dataclass(frozen=True, eq=False, repr=False)
 class Forecast(Result):
     """A two-stage forecast of a score from a scale: error in scale, then score in error.
@@ -482,7 +488,7 @@ class Forecast(Result):
             value + np.hypot(high - value, scatter),
         )
 
-# %% ../nbs/34_forecast.ipynb #6d5df22e
+# %% ../nbs/34b_two_stages.ipynb #80d8a945
 def fit_forecast(
     rows: pd.DataFrame,
     *,
@@ -556,7 +562,7 @@ def fit_forecast(
     scale = scale if len(names) == 1 else tuple(names)
     return Forecast(rows, scale, loss, score, one, two, "; ".join(words) or "ok")
 
-# %% ../nbs/34_forecast.ipynb #e07f5d5e
+# %% ../nbs/34b_two_stages.ipynb #daab2bc8
 def _names(scale: str | tuple[str, str]) -> list[str]:
     """Columns of a scale as a list."""
     return [scale] if isinstance(scale, str) else list(scale)
@@ -585,7 +591,10 @@ def _checked(
             raise UserError(f"{name}, rows {where}: must be {wanted}: mend or drop them")
     return rows.sort_values([*scale, loss, score], ignore_index=True)
 
-# %% ../nbs/34_forecast.ipynb #48ec9b05
+# %% ../nbs/34c_backtest.ipynb #3bdc974c
+from .core import group_style
+
+# %% ../nbs/34c_backtest.ipynb #14858ea3
 @dataclass(frozen=True, eq=False, repr=False)
 class Backtest(Result):
     """Forecasts of held-out models: `table` has one row a cut and model."""
@@ -643,7 +652,7 @@ class Backtest(Result):
         ax.legend(title=f"held out, {axis_label(self.by)}", fontsize=8)
         return ax
 
-# %% ../nbs/34_forecast.ipynb #ec14d3ea
+# %% ../nbs/34c_backtest.ipynb #fe18ac50
 def backtest(
     rows: pd.DataFrame, *, by: str | None = None, holdout: int | Sequence[float] = 1, **settings
 ) -> Backtest:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 ANALYSIS = (
-    "tables", "results", "inference", "simulate", "runs", "isoflop", "laws", "relative", "forecast",
+    "tables", "importers", "results", "inference", "simulate", "runs", "isoflop", "laws", "relative", "forecast",
     "diagnose", "contrasts", "analyse", "report", "calibrate",
 )  # fmt: skip
 HEAVY = ("jax", "equinox", "lmfit", "matplotlib.pyplot", "scipy.stats")

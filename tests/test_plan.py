@@ -25,7 +25,8 @@ from relscale.plan import (
     run_flops,
     save_plan,
 )
-from relscale.runs import RUNS_SCHEMA, load_suite, validate_runs
+from relscale.runs import load_suite
+from relscale.tables import RUNS_SCHEMA, validate_runs
 
 
 def test_held2025_gives_the_released_suite_row_by_row():
