@@ -10,7 +10,7 @@ config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-names = ("train", "hub", "datasets", "parity", "dev")
+names = ("train", "hub", "datasets", "tensorboard", "wandb", "parity", "dev")
 extras = {name: cfg[f"{name}_requirements"].split() for name in names}
 extras["all"] = sorted({r for n in ("train", "hub", "datasets") for r in extras[n]})
 

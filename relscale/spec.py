@@ -164,25 +164,29 @@ class OptimSpec:
             return "c-adamc" if self.cautious else "adamc"
         return "cautious-adamw" if self.cautious else "adamw"
 
-# %% ../nbs/01_spec.ipynb #ddaecded
+# %% ../nbs/01_spec.ipynb #c85446ec
 @dataclass(frozen=True)
 class ComputeSpec:
-    """How a model is computed: type of its products, and what the backward pass recomputes.
+    """How a model is computed: type of its products, what the backward pass recomputes, parts of a batch.
 
     `dtype` is the type of products and activations; weights, norms, softmax and loss stay float32.
     `remat` keeps everything ("none"), what each block starts from ("block"), or that and the products
-    with weights ("dots").
+    with weights ("dots"). A step adds up the gradients of `accumulate` equal parts of its batch.
     """
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     remat: Literal["none", "block", "dots"] = "none"
+    accumulate: int = 1
 
     def __post_init__(self):
-        for name, hint in typing.get_type_hints(type(self)).items():
-            if getattr(self, name) not in (known := typing.get_args(hint)):
+        for name in ("dtype", "remat"):
+            known = typing.get_args(typing.get_type_hints(type(self))[name])
+            if getattr(self, name) not in known:
                 raise UserError(f"{name}={getattr(self, name)!r}: use one of {', '.join(known)}")
+        if self.accumulate < 1:
+            raise UserError(f"accumulate={self.accumulate}: must be at least 1 part a batch")
 
-# %% ../nbs/01_spec.ipynb #4fbef048
+# %% ../nbs/01_spec.ipynb #c7636fb9
 @dataclass(frozen=True)
 class RunSpec:
     """One training run: what is trained, on how much, with which seed.
@@ -213,6 +217,11 @@ class RunSpec:
                 raise UserError(
                     f"run {self.run_id}: {name}={getattr(self, name)} must be at least 1"
                 )
+        if self.batch_size % self.compute.accumulate:
+            raise UserError(
+                f"run {self.run_id}: batch_size={self.batch_size} must be a multiple of "
+                f"accumulate={self.compute.accumulate}"
+            )
         if not 0 <= self.seed < 2**32:
             raise UserError(f"run {self.run_id}: seed={self.seed} must be from 0 to 4294967295")
 
