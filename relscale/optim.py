@@ -83,12 +83,12 @@ def hyper_of(spec: OptimSpec, num_steps: int) -> Hyper:
 
 # %% ../nbs/13_optim.ipynb #89166270
 def _rate(
-    step: Int[Array, ""] | int,
+    step: Int[Array, "*steps"] | int,
     learning_rate: Float[Array, ""] | float,
     num_steps: Int[Array, ""] | int,
     num_warmup: Int[Array, ""] | int,
     num_decay: Int[Array, ""] | int,
-) -> Float[Array, ""]:
+) -> Float[Array, "*steps"]:
     rising = learning_rate * step / jnp.maximum(num_warmup, 1)
     left = jnp.maximum(num_steps - step, 0)
     falling = learning_rate * left / jnp.maximum(num_decay, 1)
@@ -139,7 +139,7 @@ def _is_hidden(name: str) -> bool:
     return _is_decayed(name) and ("blocks" in name or "head" not in name)
 
 
-def _is_matrix(name: str, leaf: Array) -> bool:
+def _is_matrix(name: str, leaf: Array | jax.ShapeDtypeStruct) -> bool:
     return _is_hidden(name) and leaf.ndim == 2 + ("blocks" in name)
 
 
