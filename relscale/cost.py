@@ -108,7 +108,7 @@ class StepChoices:
             if value not in allowed:
                 raise UserError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
 
-# %% ../nbs/04_cost.ipynb #0e6712ba
+# %% ../nbs/04_cost.ipynb #306e12ab
 def step_memory(
     model: ModelSpec,
     batch_size: int,
@@ -152,7 +152,8 @@ def step_memory(
     gathered = blocks / model.num_layers + table  # the layer at work, and the head, undivided
     kept_gradients = (blocks + table) / shards + (gathered if shards > 1 else 0)
     if choices.rematerialise:
-        activations = model.num_layers * act * sequences * seq_len * model.hidden + layer["kept"]
+        activations = model.num_layers * act * sequences * seq_len * model.hidden
+        layer["work"] += layer["kept"]  # of one layer at a time, and of none at the loss
     else:
         activations = model.num_layers * layer["kept"]
     lower = 0 if act == 4 else act * counts["total"] / shards  # the copy that the products read
@@ -167,7 +168,7 @@ def step_memory(
     backward = parts["activations"] + parts["gradients"] + parts["work"]
     return parts | {"total": parts["params"] + parts["moments"] + max(backward, parts["update"])}
 
-# %% ../nbs/04_cost.ipynb #37d339b2
+# %% ../nbs/04_cost.ipynb #50be5d18
 def _new_steps(model: ModelSpec, optimizer: str) -> int:
     """Numbers that the update holds beside the gradients: all steps, or one leaf where no mask needs its mean."""
     if optimizer not in ("adamw", "adamc"):
@@ -182,7 +183,8 @@ def _layer_bytes(
     """What one layer keeps for its backward pass, and what this pass needs beside it."""
     tokens, act = sequences * seq_len, _NUM_BYTES[choices.dtype]
     q, kv = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-    scanned = model.num_layers > UNROLLED_LAYERS
+    # a layer that is computed again stands alone, with no copies in a stack of all layers
+    scanned = model.num_layers > UNROLLED_LAYERS and not choices.rematerialise
     wide, gated, scores = (9, 6, 2) if scanned else (6, 5, 3)
     row = wide * model.hidden + 4 * q + 4 * kv + gated * model.mlp
     square = 0 if choices.fused_attention else 4 * sequences * model.num_heads * seq_len**2
