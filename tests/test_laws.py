@@ -24,7 +24,7 @@ from relscale.laws import (
     log_saturating_law,
 )
 
-FITS = Path("/work/shared/data/fits")
+FITS = Path(__file__).parents[2] / "shared" / "data" / "fits"  # beside the checkout
 local = pytest.mark.skipif(
     not FITS.is_dir(), reason="digitised points are not shipped (no licence)"
 )
