@@ -13,7 +13,7 @@ install: .venv/installed
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	test -e README.md || echo relscale > README.md
-	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[all,docs,dev]'
 	touch $@
 
 study: install ## the main job: plan, train, evaluate, fit, report

@@ -10,9 +10,10 @@ config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-names = ("train", "hub", "datasets", "tensorboard", "wandb", "parity", "dev")
+users = ("train", "hub", "datasets", "harness", "slurm", "ray", "dask")
+names = (*users, "tensorboard", "wandb", "parity", "docs", "dev")
 extras = {name: cfg[f"{name}_requirements"].split() for name in names}
-extras["all"] = sorted({r for n in ("train", "hub", "datasets") for r in extras[n]})
+extras["all"] = sorted({r for n in users for r in extras[n]})
 
 # `data/` sits beside the package in a checkout and inside it in a wheel.
 data_files = [
