@@ -1,11 +1,40 @@
 """Packaging of relscale: names, versions and requirements live in settings.ini."""
 
+import gzip
+import io
+import os
+import tarfile
 from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.sdist import sdist
 
 here = Path(__file__).parent
+# One date for every file of a wheel and of a source archive, so that the same sources give the same bytes.
+os.environ.setdefault("SOURCE_DATE_EPOCH", "1767225600")  # 2026-01-01
+
+
+class ReproducibleSdist(sdist):
+    """A source archive without clocks, owners or the order of a disk."""
+
+    def make_archive(self, base_name, format, root_dir=None, base_dir=None, owner=None, group=None):
+        if format != "gztar":
+            raise SystemExit(f"sdist --formats={format}: only gztar is made")
+        folder, epoch = Path(root_dir or ".", base_dir), int(os.environ["SOURCE_DATE_EPOCH"])
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+                info = tarfile.TarInfo((Path(base_dir) / path.relative_to(folder)).as_posix())
+                info.size, info.mtime = path.stat().st_size, epoch
+                info.mode = 0o755 if os.access(path, os.X_OK) else 0o644
+                with open(path, "rb") as file:
+                    archive.addfile(info, file)
+        target = Path(f"{base_name}.tar.gz")
+        target.write_bytes(gzip.compress(packed.getvalue(), mtime=epoch))
+        return str(target)
+
+
 config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
@@ -48,5 +77,6 @@ setup(
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],
     },
+    cmdclass={"sdist": ReproducibleSdist},
     zip_safe=False,
 )
