@@ -14,6 +14,29 @@ fail() {
 
 "$python" -m build --outdir "$scratch/dist" . >"$scratch/log" 2>&1 </dev/null ||
     { tail -n 30 "$scratch/log" >&2; fail "sdist and wheel do not build"; }
+# The same sources give the same bytes, whatever the clocks of their files.
+mkdir "$scratch/again"
+git ls-files -z --cached --others --exclude-standard settings.ini setup.py MANIFEST.in LICENSE README.md relscale data tests |
+    xargs -0 cp --parents --target-directory="$scratch/again"
+find "$scratch/again" -exec touch -d 2001-09-09 {} +
+"$python" -m build --outdir "$scratch/dist2" "$scratch/again" >"$scratch/log" 2>&1 </dev/null ||
+    { tail -n 30 "$scratch/log" >&2; fail "a copy of the sources does not build"; }
+for file in "$scratch"/dist/*; do
+    cmp -s "$file" "$scratch/dist2/${file##*/}" || fail "${file##*/}: a second build gives other bytes"
+done
+
+# The ten lines of the front page, as a newcomer would copy them.
+"$python" - "$scratch/ten_lines.py" <<'EOF'
+import json
+import pathlib
+import sys
+
+cells = json.loads(pathlib.Path("nbs/index.ipynb").read_text())["cells"]
+code = ["".join(c["source"]) for c in cells if c["cell_type"] == "code"]
+shown = [c for c in code if not c.lstrip().startswith(("# | hide", "#| hide"))]
+pathlib.Path(sys.argv[1]).write_text("\n".join(shown))
+EOF
+
 "$python" -m venv "$scratch/venv"
 bin="$scratch/venv/bin"
 "$bin/python" -m pip install --quiet --disable-pip-version-check "$scratch"/dist/*.whl </dev/null ||
@@ -39,6 +62,7 @@ assert set(load_scores("olmo_ladder")["run_id"]) == set(load_suite("olmo_ladder"
 assert importlib.util.find_spec("jax") is None, "base requirements bring JAX"
 assert "matplotlib" not in sys.modules, "reading a table imports matplotlib"
 EOF
+MPLBACKEND=agg "$bin/python" "$scratch/ten_lines.py" || fail "the front page's ten lines do not run"
 if "$bin/python" -c 'import jax' 2>/dev/null; then fail "base requirements bring JAX"; fi
 
 # The first start compiles to bytecode, so the best of three is what a user waits.
