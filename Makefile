@@ -35,8 +35,9 @@ lint: install
 export: install ## notebooks to modules
 	$(BIN)/nbdev_export
 
-readme: install ## nbs/index.ipynb to README.md
+readme: install ## nbs/index.ipynb to README.md, and the page of all public names
 	$(BIN)/python docs/readme.py
+	$(BIN)/python docs/reference.py
 
 docs: install ## the site, in _site/
 	$(BIN)/python docs/build.py

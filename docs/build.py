@@ -18,13 +18,17 @@ from pathlib import Path
 
 import nbformat
 import yaml
-from cells import in_prose, read_shown
+from cells import in_prose, read_shown, relink
+from links import broken_links
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 SKIPPED = re.compile(r"(^|/)[_.]")
 DUNDER = re.compile(r"(?<![\w\\])__(\w+)__(?!\w)")
 MATHJAX = "tex-svg-full.js"  # one file: fonts and every TeX extension inside
+
+
+PAGES = (".ipynb", ".qmd")  # what a page is made of
 
 
 def sidebar(path: Path) -> list:
@@ -56,21 +60,34 @@ def nav_files(nav: list) -> list[str]:
 
 
 def notebooks(nbs: Path) -> set[str]:
-    """Notebooks below a folder that belong in the site."""
-    found = {p.relative_to(nbs).as_posix() for p in nbs.rglob("*.ipynb")}
+    """Notebooks and pages of text below a folder that belong in the site."""
+    found = {p.relative_to(nbs).as_posix() for p in nbs.rglob("*") if p.suffix in PAGES}
     return {name for name in found if not SKIPPED.search(name)}
+
+
+def as_markdown(name: str) -> str:
+    """A Quarto page goes by another suffix in mkdocs."""
+    return name.removesuffix(".qmd") + ".md" if name.endswith(".qmd") else name
+
+
+def settings_of(root: Path) -> dict:
+    """The project's settings, with their references to each other filled in."""
+    settings = ConfigParser(delimiters=["="])
+    settings.read(root / "settings.ini", encoding="utf-8")
+    return dict(settings["DEFAULT"])
 
 
 def site_config(root: Path, source: Path, target: Path) -> dict:
     """The whole mkdocs configuration."""
-    settings = ConfigParser(delimiters=["="], interpolation=None)
-    settings.read(root / "settings.ini", encoding="utf-8")
+    settings = settings_of(root)
     config = yaml.safe_load((DOCS / "mkdocs.yml").read_text(encoding="utf-8"))
-    config["site_name"] = settings["DEFAULT"]["lib_name"]
-    config["site_description"] = settings["DEFAULT"]["description"]
+    config["site_name"], config["site_description"] = settings["lib_name"], settings["description"]
+    config["repo_url"], config["repo_name"] = settings["git_url"], "source"
+    config["edit_uri"] = f"blob/{settings['branch']}/nbs/"
     config["docs_dir"], config["site_dir"] = str(source), str(target)
     config["hooks"] = [str(DOCS / hook) for hook in config["hooks"]]
-    config["nav"] = nav_of(sidebar(root / "_quarto.yml"))
+    nav = yaml.safe_dump(nav_of(sidebar(root / "_quarto.yml")))
+    config["nav"] = yaml.safe_load(re.sub(r"\.qmd\b", ".md", nav))
     return config
 
 
@@ -112,15 +129,30 @@ def fetch(cache: Path, member: str, npm: str, pip: str | None = None) -> bool:
 
 def stage(root: Path, source: Path) -> None:
     """Lay out what mkdocs reads: cleaned notebooks, and the files that they show."""
-    nbs = root / "nbs"
+    nbs, settings = (root / "nbs").resolve(), settings_of(root)
+
+    def linked(target: str, page: str) -> str:
+        """A file of the repository that is not a page is shown by the repository."""
+        there = (nbs / page).parent.joinpath(target.partition("#")[0]).resolve()
+        if there.is_relative_to(nbs):
+            return target
+        if not there.exists():
+            raise SystemExit(f"nbs/{page}: links to {target}, which is not there")
+        path = there.relative_to(root.resolve()).as_posix()
+        return f"{settings['git_url']}/blob/{settings['branch']}/{path}"
+
     for name in sorted(notebooks(nbs)):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".qmd"):
+            shutil.copyfile(nbs / name, source / as_markdown(name))
+            continue
         shown = read_shown(nbs / name)
         for cell in shown.cells:
             if cell.cell_type == "markdown":  # __call__ is a name, and not a bold word
                 cell.source = in_prose(
                     cell.source, lambda s: DUNDER.sub(r"\\_\\_\1\\_\\_", s), math=True
                 )
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
+                cell.source = relink(cell.source, lambda target, page=name: linked(target, page))
         nbformat.write(shown, source / name)
     for picture in sorted(nbs.rglob("*")):
         name = picture.relative_to(nbs).as_posix()
@@ -168,9 +200,11 @@ def build(root: Path, target: Path) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("traitlets").setLevel(logging.ERROR)  # alt texts come in docs/hook.py
     mkdocs_build(load_config(str(settings)))
+    if lost := broken_links(fresh):
+        sys.exit("\n".join([f"{len(lost)} broken links, and the old site stays:", *lost]))
     shutil.rmtree(target, ignore_errors=True)
     os.replace(fresh, target)
-    print(f"{len(there)} notebooks: open {target.relative_to(root)}/index.html")
+    print(f"{len(there)} pages, no broken link: open {target.relative_to(root)}/index.html")
 
 
 if __name__ == "__main__":

@@ -37,6 +37,9 @@ def on_pre_build(config):
 
 def on_page_content(content, page, config, files):
     """Styles go to one shared file, headings get the ids of the table of contents, links meet pages."""
+    if not page.file.src_path.endswith(".ipynb"):
+        page.edit_url = page.edit_url.removesuffix(".md") + ".qmd"
+        return NOTEBOOK.sub(r"\1.html", content)
     shared.update(dict.fromkeys(STYLE.findall(content)))
     content = REMOTE.sub("", STYLE.sub("", content))
     tokens, taken = [], set()

@@ -14,7 +14,9 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 import build  # noqa: E402
 import cells  # noqa: E402
+import links  # noqa: E402
 import readme  # noqa: E402
+import reference  # noqa: E402
 
 IDS = itertools.count()
 PIXEL = base64.b64decode(
@@ -57,6 +59,9 @@ def tree(tmp_path):
     """A project of one small notebook."""
     path = tmp_path / "nbs/index.ipynb"
     path.parent.mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/README.md").write_text("a card")
+    (tmp_path / "settings.ini").write_text((ROOT / "settings.ini").read_text())
     notebook_cells = [
         markdown("# Title\n\n> Subtitle\n\n[Plan](03_plan.ipynb#x), [data](../data/README.md),"),
         markdown("[web](https://example.org/a.ipynb), [here](#top) and `[code](03_plan.ipynb)`"),
@@ -139,6 +144,15 @@ def test_site_keeps_exports_and_spells_dunder_names(tree):
     assert sources[-1] == r"A \_\_call\_\_ and `__init__`, $a__b__c$ and **bold**"
     assert not any("# |" in s or "hidden" in s for s in sources)
     assert not (tree / "staged/_draft.ipynb").exists()
+    assert any(
+        "relscale/blob/main/data/README.md)" in s for s in sources
+    )  # no page: the repository's
+
+
+def test_a_link_to_a_file_that_is_gone_stops_the_build(tree):
+    (tree / "data/README.md").unlink()
+    with pytest.raises(SystemExit, match=r"index.ipynb: links to \.\./data/README.md"):
+        build.stage(tree, tree / "staged")
 
 
 def test_navigation_is_the_quarto_sidebar(tmp_path):
@@ -152,7 +166,8 @@ def test_navigation_is_the_quarto_sidebar(tmp_path):
     written = [
         w.strip(" -[],") for w in (ROOT / "_quarto.yml").read_text().replace(",", " ").split()
     ]
-    assert build.nav_files(config["nav"]) == [w for w in written if w.endswith(".ipynb")]
+    pages = [build.as_markdown(w) for w in written if w.endswith(build.PAGES)]
+    assert build.nav_files(config["nav"]) == pages
     assert config["theme"]["font"] is False
 
 
@@ -186,3 +201,27 @@ def test_check_ends_in_one_line(tree, monkeypatch):
     assert "make readme" in stop.value.code and "\n" not in stop.value.code
     readme.write(tree / "nbs/index.ipynb", tree)
     readme.main()
+
+
+def test_every_link_is_walked(tmp_path):
+    """Each kind of loss is found, once, and nothing that is well."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/b.html").write_text('<h1 id="there">B</h1><a href="../a.html#top">a</a>')
+    good = '<h1 id="top">A</h1><a href="sub/b.html#there"></a><a href="#top"></a><a href="https://x.org/">x</a>'
+    (tmp_path / "a.html").write_text(good)
+    assert links.broken_links(tmp_path) == []
+    bad = ("gone.html", "sub/b.html#gone", "#gone", "../outside.html", "gone.png")
+    text = "".join(f'<a href="{target}">.</a>' for target in bad[:4]) + f'<img src="{bad[4]}">'
+    (tmp_path / "a.html").write_text(good + text)
+    (tmp_path.parent / "outside.html").write_text("")
+    found = links.broken_links(tmp_path)
+    assert [line.split(": ")[1].split(" (")[0] for line in found] == list(bad)
+
+
+def test_the_reference_names_every_public_function_of_a_module():
+    text = reference.make_reference(ROOT)
+    import relscale.core as core
+
+    for name in core.__all__:
+        if callable(getattr(core, name)):
+            assert f"| `{name}(" in text or f"| `{name}` " in text, name
