@@ -82,8 +82,11 @@ def site_config(root: Path, source: Path, target: Path) -> dict:
     settings = settings_of(root)
     config = yaml.safe_load((DOCS / "mkdocs.yml").read_text(encoding="utf-8"))
     config["site_name"], config["site_description"] = settings["lib_name"], settings["description"]
-    config["repo_url"], config["repo_name"] = settings["git_url"], "source"
-    config["edit_uri"] = f"blob/{settings['branch']}/nbs/"
+    # Not `repo_url`: with it every reader's browser would ask GitHub for the count of stars.
+    config["edit_uri_template"] = f"{settings['git_url']}/blob/{settings['branch']}/nbs/{{path!q}}"
+    config["extra"]["social"] = [
+        {"icon": "material/source-repository", "link": settings["git_url"], "name": "Source"}
+    ]
     config["docs_dir"], config["site_dir"] = str(source), str(target)
     config["hooks"] = [str(DOCS / hook) for hook in config["hooks"]]
     nav = yaml.safe_dump(nav_of(sidebar(root / "_quarto.yml")))

@@ -70,6 +70,12 @@ def on_page_content(content, page, config, files):
     return content
 
 
+def on_post_page(output, page, config):
+    """The link to a page's source opens it as the repository shows it, not as raw JSON."""
+    raw = page.edit_url.replace("/blob/", "/raw/")
+    return output.replace(f'href="{raw}"', f'href="{page.edit_url}"')
+
+
 def on_post_build(config):
     """Write the styles, and refuse a page that would load anything from elsewhere."""
     site = Path(config.site_dir)
