@@ -150,3 +150,96 @@ def test_z_asked_to_end(cluster, tmp_path):
     print([future.cancelled() for future in running])
     with pytest.raises(RuntimeError, match="after shutdown"):
         cluster.submit(square, 1, tmp_path)
+
+
+def warned_once(folder: Path) -> str:
+    """A run that Slurm warns in its first job, and that goes on in its second."""
+    from relscale.sweep import ending
+
+    if (folder / "saved").exists():
+        return (folder / "saved").read_text()
+    os.kill(os.getpid(), signal.SIGUSR2)
+    assert ending()
+    (folder / "saved").write_text(str(os.getpid()))
+    raise Preempted("saved")
+
+
+def test_a_warned_job_saves_and_comes_back(tmp_path):
+    """submitit alone would leave at the signal, before anything is saved."""
+    pytest.importorskip("submitit", reason="needs the extra `slurm`")
+    with STARTS["slurm"](tmp_path) as executor:
+        assert int(executor.submit(warned_once, tmp_path).result(60)) != os.getpid()
+
+
+IMITATION = {
+    "sbatch": """
+        id=$(( $(ls -d "$SLURM_STATE"/job-* 2>/dev/null | wc -l) + 1 ))
+        mkdir "$SLURM_STATE/job-$id"; cp "$1" "$SLURM_STATE/job-$id/script"
+        last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1")
+        export SLURM_JOB_ID=$id SLURM_NTASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0
+        [ -n "$last" ] && export SLURM_ARRAY_JOB_ID=$id
+        for i in $(seq 0 ${last:-0}); do
+          name=$id; [ -n "$last" ] && name=${id}_$i
+          SLURM_ARRAY_TASK_ID=$i setsid bash "$1" </dev/null >/dev/null 2>&1 & echo $! > "$SLURM_STATE/$name.pid"
+        done
+        echo "Submitted batch job $id" """,
+    "srun": """
+        while [ "$1" != env ]; do echo "$1" >> "$SLURM_STATE/srun"; shift; done
+        exec "$@" """,
+    "sacct": """
+        echo "JobID|State|NodeList"
+        for file in "$SLURM_STATE"/*.pid; do
+          state=RUNNING; kill -0 $(cat $file) 2>/dev/null || state=FAILED
+          echo "$(basename $file .pid)|$state|here"
+        done""",
+    "scancel": """
+        for file in "$SLURM_STATE/$1".pid; do kill -TERM -- -$(cat $file); done""",
+}
+
+
+def test_slurms_commands(tmp_path, monkeypatch):
+    """A Slurm of four shell scripts: what each option becomes, answers, a lost job, and scancel."""
+    pytest.importorskip("submitit", reason="needs the extra `slurm`")
+    (tmp_path / "bin").mkdir()
+    for name, code in IMITATION.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{code}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_STATE", str(tmp_path))
+    monkeypatch.setattr(clusters, "LATE_S", 0.5)
+    options = clusters.SlurmOptions(
+        folder=str(tmp_path / "shared"),
+        timeout_min=90,
+        memory_gb=6,
+        cpus_per_run=1,
+        gpus_per_run=2,
+        partition="short",
+        account="lab",
+        qos="low",
+        grace_s=45,
+        setup=("export MODULE=loaded",),
+        sbatch={"constraint": "a100"},
+        ask_every_s=0.5,
+    )
+    with clusters.slurm_executor(3, environment=ENVIRONMENT, options=options) as executor:
+        (scratch,) = (tmp_path / "shared").iterdir()
+        assert scratch.stat().st_mode & 0o777 == 0o700
+        right = executor.submit(at_start, "MODULE"), executor.submit(at_start, "RELSCALE_WORD")
+        dead = executor.submit(die)
+        assert [future.result(60) for future in right] == ["loaded", ENVIRONMENT["RELSCALE_WORD"]]
+        assert isinstance(dead.exception(60), WorkerLost)
+        assert "FAILED" in str(dead.exception())
+        running = executor.submit(until_told, tmp_path, "long")
+        while not (tmp_path / "long.began").exists():
+            time.sleep(0.05)
+        executor.shutdown(cancel_futures=True)
+    assert running.cancelled() or isinstance(running.exception(), Preempted)
+    assert (tmp_path / "long.saved").exists()
+    script = (tmp_path / "job-1" / "script").read_text()
+    for flag in (
+        "account=lab", "array=0-2%3", "constraint=a100", "cpus-per-task=1", "gpus-per-node=2", "mem=6GB",
+        "partition=short", "qos=low", "signal=USR2@45", "time=90",
+    ):  # fmt: skip
+        assert f"#SBATCH --{flag}\n" in script
+    assert {"--cpus-per-task=1", "--cpu-bind=cores"} <= set((tmp_path / "srun").read_text().split())
+    assert not list((tmp_path / "shared").iterdir())
