@@ -322,7 +322,7 @@ class _SlurmCall(Call):
 
         return submitit.helpers.DelayedSubmission(self)
 
-# %% ../nbs/51b_clusters.ipynb #56950342
+# %% ../nbs/51b_clusters.ipynb #e8af6d4d
 LATE_S = 15.0  # a shared folder may show a file that much later than a job's end
 
 
@@ -398,8 +398,9 @@ class _Slurm:
             return None
         if job.job_id in self.ended:
             return "cancelled", None
-        last = (job.stderr() or "").strip().rpartition("\n")[-1]
-        return "error", WorkerLost(f"Slurm job {job.job_id}: {job.state}, no answer; {last}")
+        said = (job.stderr() or "").strip().splitlines()[-1:]
+        why = "; ".join([f"job {job.job_id} ended without an answer", job.state, *said])
+        return "error", WorkerLost(why)
 
     def end(self, jobs: Sequence) -> None:
         self.ended |= {job.job_id for job in jobs}
