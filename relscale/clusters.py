@@ -617,7 +617,7 @@ class DaskOptions:
                 "memory_gb: workers at an address have theirs by `dask worker --memory-limit`"
             )
 
-# %% ../nbs/51c_ray_dask.ipynb #95d79e77
+# %% ../nbs/51c_ray_dask.ipynb #fa87f9c3
 @contextlib.contextmanager
 def _dask_client(
     num_workers: int | None, environment: Mapping[str, str], options: DaskOptions
@@ -638,11 +638,10 @@ def _dask_client(
         return
     num_workers = num_workers or max(1, _count_cores() // options.cpus_per_run)
     memory = "auto" if options.memory_gb is None else round(options.memory_gb * 1e9)
-    settings = {"distributed.nanny.pre-spawn-environ": dict(environment)}
-    with (
-        _variables(environment),
-        dask.config.set(settings),
-    ):  # else the shell's would go before these
+    nothing = {
+        "distributed.nanny.pre-spawn-environ": {}
+    }  # what Dask adds would stay in this process
+    with _variables(environment), dask.config.set(nothing):
         cluster = LocalCluster(
             n_workers=num_workers,
             threads_per_worker=1,

