@@ -127,20 +127,25 @@ class Call:
             except BaseException as error:
                 return "error", _portable(error)
 
-# %% ../nbs/51b_clusters.ipynb #89f2f3cc
+# %% ../nbs/51b_clusters.ipynb #3b19edfb
 class Backend(Protocol):
     """What a library does for a `ClusterExecutor`."""
 
     num_cores: int  # of each call
 
-    def room(self, num_running: int) -> int: ...  # calls that it can be given now
-    def start(self, calls: Sequence[Call]) -> list[Any]: ...  # a handle for each
-    def answers(self, handles: Sequence[Any]) -> list[tuple[str, Any] | None]: ...  # None: not yet
-    def end(
-        self, handles: Sequence[Any]
-    ) -> None: ...  # cancel those not begun, ask the others to end
+    def room(self, num_running: int) -> int:
+        """How many more calls it can be given now."""
 
-# %% ../nbs/51b_clusters.ipynb #59fd57fb
+    def start(self, calls: Sequence[Call]) -> list[Any]:
+        """Begin calls; a handle for each."""
+
+    def answers(self, handles: Sequence[Any]) -> list[tuple[str, Any] | None]:
+        """What calls answered, ("cancelled", None), or None: not yet."""
+
+    def end(self, handles: Sequence[Any]) -> None:
+        """Cancel calls that have not begun, and ask the others to end."""
+
+# %% ../nbs/51b_clusters.ipynb #254e613b
 class ClusterExecutor(Executor):
     """A `concurrent.futures.Executor` over a library's cluster; see `slurm_executor` and its siblings."""
 
@@ -191,7 +196,7 @@ class ClusterExecutor(Executor):
                 self._closed = True
                 left = [future for future, _ in [*self._running, *self._waiting]]
             for future in left:
-                with contextlib.suppress(InvalidStateError):  # settled a moment ago
+                with contextlib.suppress(InvalidStateError, RuntimeError):  # settled a moment ago
                     _settle(future, ("error", error))
 
     def _hand_over(self) -> None:

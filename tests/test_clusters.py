@@ -250,3 +250,78 @@ def test_slurms_commands(tmp_path, monkeypatch):
         assert f"#SBATCH --{flag}\n" in script
     assert {"--cpus-per-task=1", "--cpu-bind=cores"} <= set((tmp_path / "srun").read_text().split())
     assert not list((tmp_path / "shared").iterdir())
+
+
+class Imaginary:
+    """A cluster that never answers, and is gone when `gone` is set."""
+
+    num_cores, gone = 1, False
+
+    def room(self, num_running):
+        return 2 - num_running
+
+    def start(self, calls):
+        return calls
+
+    def answers(self, handles):
+        if self.gone:
+            raise OSError("no route to the scheduler")
+        return [None] * len(handles)
+
+    def end(self, handles):
+        pass
+
+
+def test_nobody_waits_for_a_cluster_that_is_gone():
+    cluster = Imaginary()
+    executor = clusters.ClusterExecutor(cluster, every_s=0.01)
+    futures = [executor.submit(abs, -1) for _ in range(3)]
+    assert not wait(futures, timeout=0.1).done
+    cluster.gone = True
+    assert not wait(futures, timeout=10).not_done
+    assert {str(future.exception()) for future in futures} == {"no route to the scheduler"}
+    with pytest.raises(RuntimeError, match="after shutdown"):
+        executor.submit(abs, -1)
+    executor.shutdown()
+
+
+def test_a_call_that_does_not_end_is_given_up():
+    executor = clusters.ClusterExecutor(Imaginary(), every_s=0.01, grace_s=0.2)
+    futures = [executor.submit(abs, -1) for _ in range(3)]
+    assert not wait(futures, timeout=0.1).done
+    assert futures[0].cancel()  # one that was handed over: the cluster is asked
+    executor.shutdown(cancel_futures=True)
+    assert [future.cancelled() for future in futures] == [True, False, True]
+    assert isinstance(futures[1].exception(), WorkerLost)
+
+
+def test_slips_are_told(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="cpus_per_run=0"):
+        clusters.RayOptions(cpus_per_run=0)
+    with pytest.raises(UserError, match="memory_gb"):
+        clusters.DaskOptions(address="tcp://head:8786", memory_gb=4)
+    with pytest.raises(UserError, match="cluster='pbs'"):
+        clusters.SlurmOptions(cluster="pbs")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    pytest.importorskip("submitit", reason="needs the extra `slurm`")
+    with (
+        pytest.raises(UserError, match="no sbatch"),
+        clusters.slurm_executor(options=clusters.SlurmOptions(folder=str(tmp_path))),
+    ):
+        pass
+    with pytest.raises(UserError, match="num_workers=0"), clusters.slurm_executor(0):
+        pass
+
+
+def test_dasks_workers_that_cannot_do_are_told():
+    """Workers that were started elsewhere, without the environment or with several threads."""
+    distributed = pytest.importorskip("distributed", reason="needs the extra `dask`")
+    there = {"processes": False, "dashboard_address": None}
+    for threads, match in ((1, "without .RELSCALE_WORD=a b"), (2, "several threads")):
+        with distributed.LocalCluster(n_workers=1, threads_per_worker=threads, **there) as cluster:
+            options = clusters.DaskOptions(address=cluster.scheduler_address)
+            with (
+                pytest.raises(UserError, match=match),
+                clusters.dask_executor(environment={"RELSCALE_WORD": "a b"}, options=options),
+            ):
+                pass
