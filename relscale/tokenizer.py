@@ -4,17 +4,14 @@
 
 # %% auto #0
 __all__ = ['END_OF_TEXT', 'train_tokenizer', 'load_tokenizer', 'save_tokenizer', 'tokenizer_fingerprint', 'token_num_bytes',
-           'encode_texts', 'write_shard', 'code_fingerprint', 'shard_writers']
+           'encode_texts', 'write_shard', 'code_fingerprint', 'wait_shard', 'tokenize_shard']
 
-# %% ../nbs/06_tokenizer.ipynb #86ba1d9e
-import contextlib
+# %% ../nbs/06_tokenizer.ipynb #a914053a
 import inspect
 import json
-import os
-import queue
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import platform
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -172,67 +169,44 @@ def code_fingerprint() -> str:
     sources = [inspect.getsource(f) for f in (encode_texts, token_num_bytes)]
     return fingerprint([*sources, tokenizers.__version__])
 
-# %% ../nbs/06_tokenizer.ipynb #7870b837
-def _serve() -> None:
-    """A tokenizing process: the tokenizer, then one shard a line; answers each with a line."""
+# %% ../nbs/06_tokenizer.ipynb #628e3577
+def wait_shard(path: Path, names: Sequence[str], texts: Sequence[str], tokenizer) -> Path:
+    """Leave texts for `tokenize_shard(path, ...)`, in a file that it takes away; returns the tokenizer's file."""
+    setting = {"encode_special_tokens": tokenizer.encode_special_tokens}
+    content = json.dumps({"tokenizer": tokenizer.to_str()} | setting)
+    tokenizer_path = path.with_name(f"tokenizer-{fingerprint(content)}.json")
+    if not tokenizer_path.exists():
+        write_atomic(tokenizer_path, content)
+    write_atomic(path.with_suffix(".json"), json.dumps([list(names), list(texts)]))
+    return tokenizer_path
+
+
+def tokenize_shard(path: Path, tokenizer_path: Path, code: str) -> None:
+    """Write the shard `path` from the texts that wait for it: a task for any executor.
+
+    Raises
+    ------
+    UserError
+        The worker's `code_fingerprint()` is not `code`, or tokens do not stand for a text's bytes.
+    """
+    if path.exists():  # done by one who was thought lost
+        return
+    if (ours := code_fingerprint()) != code:
+        raise UserError(
+            f"{platform.node()}: its code for tokens is {ours}, the driver's {code}; "
+            "install the same versions of relscale and tokenizers"
+        )
+    waiting = path.with_suffix(".json")
+    write_shard(path, *json.loads(waiting.read_text()), _waiting_tokenizer(tokenizer_path))
+    waiting.unlink(missing_ok=True)
+
+
+@lru_cache(maxsize=1)  # a worker has many shards of one tokenizer; the name tells its content
+def _waiting_tokenizer(path: Path):
+    """The tokenizer that `wait_shard` left."""
     from tokenizers import Tokenizer
 
-    first = json.loads(sys.stdin.readline())
-    tokenizer = Tokenizer.from_str(first["tokenizer"])
-    tokenizer.encode_special_tokens = first["encode_special_tokens"]
-    for line in sys.stdin:
-        path, names, texts = json.loads(line)
-        try:
-            write_shard(Path(path), names, texts, tokenizer)
-            answer = ""
-        except UserError as error:
-            answer = str(error)
-        print(json.dumps(answer), flush=True)
-
-
-@contextlib.contextmanager
-def shard_writers(
-    count: int, tokenizer
-) -> Iterator[Callable[[Path, Sequence[str], Sequence[str]], None]]:
-    """`write_shard` in the next idle one of `count` processes; call it from as many threads."""
-    code = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from relscale import tokenizer; tokenizer._serve()"
-    command = [sys.executable, "-c", code, json.dumps(sys.path)]
-    special = {"encode_special_tokens": tokenizer.encode_special_tokens}
-    first = json.dumps({"tokenizer": tokenizer.to_str()} | special) + "\n"
-    idle, started = queue.SimpleQueue(), []
-
-    def hand_over(path: Path, names: Sequence[str], texts: Sequence[str]) -> None:
-        process = idle.get()
-        try:
-            process.stdin.write(json.dumps([str(path), names, texts]) + "\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        finally:
-            idle.put(process)
-        if not answer:
-            raise RuntimeError(
-                f"a tokenizing process ended with code {process.wait()}; finished shards are kept"
-            )
-        if reason := json.loads(answer):
-            raise UserError(reason)
-
-    try:
-        for _ in range(count):
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env=os.environ | {"RAYON_NUM_THREADS": "1"},
-            )
-            started.append(process)
-            process.stdin.write(first)
-            process.stdin.flush()
-            idle.put(process)
-        yield hand_over
-    finally:
-        for process in started:
-            process.terminate()
-            process.communicate()
+    content = json.loads(path.read_text())
+    tokenizer = Tokenizer.from_str(content["tokenizer"])
+    tokenizer.encode_special_tokens = content["encode_special_tokens"]
+    return tokenizer

@@ -103,27 +103,3 @@ def test_a_stream_holds_each_text_after_a_separator(tokenizer, texts):
         assert tokens[start] == tokenizer.token_to_id(rt.END_OF_TEXT) and token_bytes[start] == 0
         assert tokenizer.decode(tokens[start + 1 : end]) == text
         assert token_bytes[start:end].sum() == len(text.encode())
-
-
-def test_a_process_keeps_how_special_tokens_are_read(tokenizer, tmp_path):
-    """The setting is not in a tokenizer's JSON: a process without it would lose the 13 bytes of the marker."""
-    with rt.shard_writers(1, tokenizer) as write:
-        write(tmp_path / "a.npz", ["post"], [f"print {rt.END_OF_TEXT} here"])
-    with np.load(tmp_path / "a.npz") as shard:
-        assert shard["token_bytes"].sum() == len(f"print {rt.END_OF_TEXT} here")
-
-
-def test_errors_of_processes_arrive(tokenizer, tmp_path):
-    from tokenizers import Tokenizer
-
-    careless = Tokenizer.from_str(tokenizer.to_str())
-    with rt.shard_writers(1, careless) as write:
-        with pytest.raises(UserError, match="post: tokens stand for 11 bytes"):
-            write(tmp_path / "a.npz", ["post"], [f"print {rt.END_OF_TEXT} here"])
-        write(tmp_path / "b.npz", ["fine"], ["a text"])  # and the process goes on
-    assert [p.name for p in tmp_path.iterdir()] == ["b.npz"]
-    with (
-        rt.shard_writers(1, careless) as write,
-        pytest.raises(RuntimeError, match="shards are kept"),
-    ):
-        write(tmp_path / "no\0name.npz", ["fine"], ["a text"])  # a defect, not a user's slip

@@ -1,11 +1,13 @@
 """Token stores that are whole or absent, and batches that depend on the step alone."""
 
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relscale import tokens as rk
-from relscale.core import UserError
+from relscale.core import UserError, WorkerLost
 from relscale.documents import Document, documents_fingerprint
 from relscale.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 
@@ -143,16 +145,20 @@ def files_of(folder) -> dict:
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def spawned(count: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(count, multiprocessing.get_context("spawn"))
+
+
 def test_processes_write_the_same_store(tmp_path, tokenizer, monkeypatch):
     """Every file is equal, and so is a store written in other shards, from an iterator, in blocks of 64 entries."""
     documents = documents_of("a", [30, 1, 200, 77, 5, 90, 120])
-    monkeypatch.setattr(rk, "SHARD_BYTES", 300)
     monkeypatch.setattr(rk, "FILE_ENTRIES", 64)
     monkeypatch.setattr(rk, "CHUNK_ENTRIES", 16)
-    assert len(list(rk._shards(documents))) > 3
-    serial = rk.write_store(tmp_path / "serial", iter(documents), tokenizer)
-    parallel = rk.write_store(tmp_path / "parallel", documents, tokenizer, processes=2)
-    monkeypatch.setattr(rk, "SHARD_BYTES", 10**9)
+    assert len(list(rk._shards(documents, 300))) > 3
+    serial = rk.write_store(tmp_path / "serial", iter(documents), tokenizer, shard_bytes=300)
+    with spawned(2) as pool:
+        small = {"executor": pool, "shard_bytes": 300}
+        parallel = rk.write_store(tmp_path / "parallel", documents, tokenizer, **small)
     whole = rk.write_store(tmp_path / "whole", documents, tokenizer)
     assert files_of(serial.folder) == files_of(parallel.folder) == files_of(whole.folder)
     assert len(files_of(serial.folder)) > 20
@@ -160,50 +166,92 @@ def test_processes_write_the_same_store(tmp_path, tokenizer, monkeypatch):
     assert {p.name for p in tmp_path.iterdir()} == {"serial", "parallel", "whole"}
     for i, document in enumerate(documents):
         assert tokenizer.decode(parallel.document(i)[0][1:]) == document.text
-    with pytest.raises(UserError, match="processes=0"):
-        rk.write_store(tmp_path / "none", documents, tokenizer, processes=0)
+    with pytest.raises(UserError, match="shard_bytes=0"):
+        rk.write_store(tmp_path / "none", documents, tokenizer, shard_bytes=0)
+
+
+class Losing(ThreadPoolExecutor):
+    """Workers of a cluster: the first `losses` calls on each shard die, every other one after its work was done."""
+
+    def __init__(self, losses: int):
+        super().__init__(2)
+        self.losses, self.calls = losses, Counter()
+
+    def submit(self, fn, path, *args) -> Future:
+        self.calls[path] += 1
+        if self.calls[path] > self.losses:
+            return super().submit(fn, path, *args)
+        if len(self.calls) % 2:
+            fn(path, *args)
+        lost = Future()
+        lost.set_exception(WorkerLost("killed"))
+        return lost
+
+
+def test_a_lost_workers_shard_is_done_again(tmp_path, tokenizer, monkeypatch):
+    documents = documents_of("a", [30, 1, 200, 77, 5, 90, 120])
+    serial = rk.write_store(tmp_path / "serial", documents, tokenizer)
+    monkeypatch.setattr(rk, "SHARDS_AHEAD", 2)  # so that the reader waits for workers
+    with Losing(2) as executor:
+        store = rk.write_store(
+            tmp_path / "lost", documents, tokenizer, executor=executor, shard_bytes=300
+        )
+    assert files_of(store.folder) == files_of(serial.folder)
+    assert len(executor.calls) > 3 and set(executor.calls.values()) == {3}
+    with Losing(3) as executor, pytest.raises(WorkerLost):
+        rk.write_store(tmp_path / "never", documents, tokenizer, executor=executor)
+    assert not (tmp_path / "never").exists()
+
+
+def test_errors_of_workers_arrive(tmp_path, tokenizer):
+    """The setting is not in a tokenizer's JSON: a worker that lost it would take the marker for one token."""
+    from tokenizers import Tokenizer
+
+    marked = [Document("a", "post", f"print {END_OF_TEXT} here")]
+    careless = Tokenizer.from_str(tokenizer.to_str())
+    with ThreadPoolExecutor(1) as pool:
+        assert rk.write_store(tmp_path / "s", marked, tokenizer, executor=pool).num_bytes == 24
+        with pytest.raises(UserError, match="a, post: tokens stand for 11 bytes"):
+            rk.write_store(tmp_path / "t", marked, careless, executor=pool)
+    with spawned(1) as pool, pytest.raises(UserError, match="shards are kept"):
+        pool.submit(os.abort)
+        rk.write_store(tmp_path / "u", marked, tokenizer, executor=pool)
 
 
 KILLED = """
-import json, sys, time
+import contextlib, json, sys, time
+from concurrent.futures import ThreadPoolExecutor
 from relscale import tokenizer as rt, tokens as rk
 from relscale.documents import Document, documents_fingerprint
-rk.SHARD_BYTES = 2000
 documents = [Document(*row) for row in json.load(open(sys.argv[1] + "/documents.json"))]
 def slowly():
     for document in documents:
         time.sleep(0.02)  # the reader is the slow part, so that a kill falls between shards
         yield document
-rk.write_store(sys.argv[1] + "/s", slowly(), rt.load_tokenizer(sys.argv[1] + "/tokenizer.json"), processes=int(sys.argv[2]))
+with ThreadPoolExecutor(2) if sys.argv[2] == "pool" else contextlib.nullcontext() as executor:
+    rk.write_store(sys.argv[1] + "/s", slowly(), rt.load_tokenizer(sys.argv[1] + "/tokenizer.json"),
+                   executor=executor, shard_bytes=2000)
 """
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_killed_run_keeps_its_finished_shards(tmp_path, tokenizer, monkeypatch, processes):
+@pytest.mark.parametrize("by", ["itself", "pool"])
+def test_a_killed_run_keeps_its_finished_shards(tmp_path, tokenizer, monkeypatch, by):
     """kill -9 in the middle; the next run writes the missing shards only, and the store is that of one run."""
     documents = documents_of("a", [60] * 150)
     save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
     rows = [[d.domain, d.name, d.text] for d in documents]
     (tmp_path / "documents.json").write_text(json.dumps(rows))
-    victim = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), str(processes)])
+    victim = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), by])
     deadline = time.monotonic() + 60
     while len(list(tmp_path.glob(".s.shards/*.npz"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(victim.pid)], capture_output=True, text=True
-    ).stdout.split()
     victim.kill()
     assert victim.wait() == -9
-    assert len(children) == (processes if processes > 1 else 0)
-    while any(os.path.exists(f"/proc/{pid}") for pid in children) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not [pid for pid in children if os.path.exists(f"/proc/{pid}")]  # no orphans
     finished = {p: p.stat().st_mtime_ns for p in tmp_path.glob(".s.shards/*.npz")}
     with pytest.raises(UserError, match="no complete token store"):
         rk.open_store(tmp_path / "s")
 
-    monkeypatch.setattr(rk, "SHARD_BYTES", 2000)
-    num_shards = len(list(rk._shards(documents)))
+    num_shards = len(list(rk._shards(documents, 2000)))
     assert 3 <= len(finished) < num_shards
     written, write = [], rk.write_shard
 
@@ -213,7 +261,7 @@ def test_a_killed_run_keeps_its_finished_shards(tmp_path, tokenizer, monkeypatch
         write(path, *rest, **named)
 
     monkeypatch.setattr(rk, "write_shard", counted)
-    store = rk.write_store(tmp_path / "s", documents, tokenizer)
+    store = rk.write_store(tmp_path / "s", documents, tokenizer, shard_bytes=2000)
     assert len(written) == num_shards - len(finished)
     assert not list(tmp_path.glob(".s.*"))
     monkeypatch.setattr(rk, "write_shard", write)
@@ -224,14 +272,13 @@ def test_a_killed_run_keeps_its_finished_shards(tmp_path, tokenizer, monkeypatch
 def test_shards_of_another_tokenizer_are_never_joined(tmp_path, tokenizer, monkeypatch):
     """A killed run's shards stay; a run with another tokenizer writes all of its own."""
     documents = documents_of("a", [60] * 30)
-    monkeypatch.setattr(rk, "SHARD_BYTES", 2000)
-    num_shards = len(list(rk._shards(documents)))
-    paths, _ = rk._write_shards(tmp_path / ".s.shards", documents, tokenizer, 1)
+    num_shards = len(list(rk._shards(documents, 2000)))
+    paths, _ = rk._write_shards(tmp_path / ".s.shards", documents, tokenizer, None, 2000)
     other = train_tokenizer([d.text for d in documents_of("any", [400] * 5)], 401)
-    theirs, _ = rk._write_shards(tmp_path / ".s.shards", documents, other, 1)
+    theirs, _ = rk._write_shards(tmp_path / ".s.shards", documents, other, None, 2000)
     assert len(set(paths) | set(theirs)) == 2 * num_shards
     monkeypatch.setattr(rk, "code_fingerprint", lambda: "of a later release")
-    later, _ = rk._write_shards(tmp_path / ".s.shards", documents, other, 1)
+    later, _ = rk._write_shards(tmp_path / ".s.shards", documents, other, None, 2000)
     assert not set(later) & set(theirs)
 
 
@@ -246,7 +293,7 @@ def test_a_store_of_other_code_is_refused(tmp_path, tokenizer, monkeypatch):
 
 def test_a_damaged_shard_is_named(tmp_path, tokenizer):
     documents = documents_of("a", [50])
-    paths, _ = rk._write_shards(tmp_path / ".s.shards", documents, tokenizer, 1)
+    paths, _ = rk._write_shards(tmp_path / ".s.shards", documents, tokenizer, None, 2**22)
     paths[0].write_bytes(paths[0].read_bytes()[:-50])
     with pytest.raises(UserError, match=r"\.s\.shards: a shard is damaged"):
         rk.write_store(tmp_path / "s", documents, tokenizer)

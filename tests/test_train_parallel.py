@@ -5,14 +5,19 @@ carry on: 1e-5 of the loss bounds that. A row fed twice, a mean of the wrong cou
 one axis too few or a shard out of place move it by 1e-3 and more.
 """
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+from relscale.core import UserError, WorkerLost
 
 pytest.importorskip("jax", reason="training needs the extra `train`")
 
@@ -91,9 +96,10 @@ print(json.dumps(out))
 
 PROCESS = """
 from pathlib import Path
-port, index, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
-jax.config.update("jax_cpu_collectives_implementation", "gloo")
-jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
+from relscale.hosts import join_processes
+folder = Path(sys.argv[1])
+index, count = join_processes()  # Slurm's variables say who is who
+assert (index, count) == join_processes()  # asking again is no error
 mesh = make_mesh(data=2, fsdp=2)
 out = {"share": feed_share(mesh), "curve": curve(run, mesh)}
 asked = []
@@ -113,9 +119,9 @@ print(json.dumps(out))
 """
 
 
-def start(code: str, devices: int, *arguments: object) -> subprocess.Popen:
+def start(code: str, devices: int, *arguments: object, **variables: str) -> subprocess.Popen:
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"} | variables
     command = [sys.executable, "-c", COMMON + code, *map(str, arguments)]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -169,11 +175,24 @@ def test_a_run_goes_on_on_another_mesh(eight):
     np.testing.assert_allclose(losses(eight["rows"]["one device"]), single, rtol=1e-5)
 
 
+def as_slurm(index: int, port: int) -> dict[str, str]:
+    """What `srun --ntasks 2` tells a process; JAX's port is the job's number modulo 4096, above 61440."""
+    values = {"JOB_ID": port - 61440, "STEP_NODELIST": "127.0.0.1", "NTASKS": 2}
+    values |= {"PROCID": index, "LOCALID": 0, "STEP_NUM_NODES": 1}
+    return {f"SLURM_{name}": str(value) for name, value in values.items()}
+
+
+def free_port(low: int = 61440) -> int:
+    for port in range(low, 65536):
+        with contextlib.suppress(OSError), socket.socket() as free:
+            free.bind(("127.0.0.1", port))
+            return port
+    pytest.skip("no free port")
+
+
 def test_two_processes_give_the_curve_of_one_device(eight, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    processes = [start(PROCESS, 2, port, index, tmp_path / "run") for index in range(2)]
+    port = free_port()
+    processes = [start(PROCESS, 2, tmp_path / "run", **as_slurm(i, port)) for i in range(2)]
     try:
         first, second = map(answer, processes)
     finally:
@@ -186,3 +205,65 @@ def test_two_processes_give_the_curve_of_one_device(eight, tmp_path):
     assert [row["step"] for row in first["rows"]] == [20, 40]
     np.testing.assert_allclose(losses(first["rows"]), losses(eight["rows"]["single"]), rtol=1e-5)
     assert (first["seen"], second["seen"]) == ([40], [])  # callbacks: in the first process alone
+
+
+GIVEN = """
+from relscale.hosts import join_processes
+join_processes(coordinator=sys.argv[1], num_processes=2, process_index=int(sys.argv[2]), timeout_s=60)
+print(json.dumps(curve(run, make_mesh(data=2, fsdp=2))))
+"""
+
+
+def test_processes_that_are_told_who_is_who(eight):
+    address = f"127.0.0.1:{free_port(20000)}"
+    processes = [start(GIVEN, 2, address, i) for i in range(2)]
+    try:
+        first, second = map(answer, processes)
+    finally:
+        for process in processes:
+            process.kill()
+    np.testing.assert_allclose(first, eight["one"], rtol=1e-5)
+    assert first == second
+
+
+def curve_here() -> list[float]:
+    """What each process of Ray does."""
+    names: dict = {}
+    exec(COMMON, names)
+    return names["curve"](names["run"], names["make_mesh"](data=2, fsdp=2))
+
+
+def second_dies():
+    import jax
+
+    if jax.process_index() == 1:
+        os._exit(1)
+    time.sleep(100)
+
+
+def test_processes_that_ray_starts_give_the_curve_of_one_device(eight):
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    from relscale.clusters import RayOptions, _ray_cluster
+    from relscale.hosts import on_hosts
+
+    environment = {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])]),
+    }
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_ray_cluster(2, environment, RayOptions()))
+        except UserError as error:
+            if "timed out during startup" not in str(error):
+                raise
+            pytest.skip("Ray gives its own processes 30 s to start, and this machine is busy")
+        first, second = on_hosts(curve_here, num_hosts=2, environment=environment)
+        np.testing.assert_allclose(first, eight["one"], rtol=1e-5)
+        assert first == second
+        start = time.monotonic()
+        with pytest.raises(
+            WorkerLost, match="host"
+        ):  # and those that wait for it are not waited for
+            on_hosts(second_dies, num_hosts=2, environment=environment)
+        assert time.monotonic() - start < 60
