@@ -483,8 +483,8 @@ def _find(
             return {g: paths for g, paths in found.items() if paths}
     raise UserError(f"{what}: no items in {folder}; looked below it for {', '.join(patterns)}")
 
-# %% ../nbs/21b_data_sets.ipynb #40c218ec
-@dataclass(frozen=True)
+# %% ../nbs/21b_data_sets.ipynb #e0bb32d3
+@dataclass(frozen=True, repr=False)
 class Items:
     """Items of a data set by group, with their few-shot examples, and where they were found."""
 
@@ -515,12 +515,12 @@ class Items:
         ]
         return pd.DataFrame(rows).set_index("group")
 
+    def __repr__(self) -> str:
+        d, groups = self.data_set, f" of {len(self.items)} groups" if len(self.items) > 1 else ""
+        return f"{d.name}: {len(self)} items{groups}, {self.layout} rows, licence {d.licence}, {d.source}"
+
     def _repr_html_(self) -> str:
-        d = self.data_set
-        title = (
-            f"<p>{d.name}: {len(self)} items, {self.layout}, licence {d.licence}, {d.source}</p>"
-        )
-        return title + self.summary().drop(columns=["licence", "source"]).to_html()
+        return f"<p>{self!r}</p>" + self.summary().drop(columns=["licence", "source"]).to_html()
 
 # %% ../nbs/21b_data_sets.ipynb #a6ca8d54
 def _groups_of(
