@@ -286,6 +286,22 @@ def test_limits_formats_and_places(engine, items):
     assert len(validate_scores(pd.concat([found, other]))) == 2 * len(METRICS)
 
 
+def test_schemas_have_one_request_a_context(engine, items):
+    """The winner is the context after which the shared text is likelier; 1e-4 as above."""
+    opened = model()
+    rows = [
+        {"context_options": ["red Mars", "the Sun"], "continuation": f"is {i} red.", "gold": i % 2}
+        for i in range(3)
+    ]
+    (items / "winogrande.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = evaluate(opened, "winogrande", items=items)
+    assert engine.sizes == [6]
+    asked = [(c, " " + r["continuation"]) for r in rows for c in r["context_options"]]
+    nats = np.array([x.log_likelihood for x in one_at_a_time(opened, asked)]).reshape(3, 2)
+    value = pick(found, "winogrande", "winogrande", "log_probability")["value"]
+    assert value == pytest.approx(nats[[0, 1, 2], [0, 1, 0]].mean(), rel=1e-4)
+
+
 def test_cut_contexts_are_counted_or_refused(engine, items, tmp_path):
     long = "far " * 300 + "red?"
     rows = [{"query": q, "choices": ["Mars", "the Sun"], "gold": 0} for q in (long, "red?")]
