@@ -291,7 +291,7 @@ def _text_groups(task: Task, items: Any, limit: int | None) -> dict:
         return {g: documents[:limit] for g, documents in load_ice(where).items()}
     return load_groups(where, max_documents=limit)
 
-# %% ../nbs/23b_evaluate.ipynb #67324b85
+# %% ../nbs/23b_evaluate.ipynb #98e45377
 @dataclass(frozen=True)
 class _Prepared:
     """A task with all that it asks."""
@@ -349,9 +349,10 @@ def _prepare(task: Task, items: Any, groups: Sequence[str] | None, limit: int | 
 
 def _settings(ready: _Prepared, opened: "OpenModel", run_id: str, overflow: str) -> dict:
     """All that a task's values depend on."""
-    asked = [list(r) for r in ready.requests] or [
-        [g, d.name, d.text] for g, documents in ready.items.items() for d in documents
-    ]
+    texts = ready.requests or (
+        (g, d.name, d.text) for g, found in ready.items.items() for d in found
+    )
+    asked = [fingerprint("\0".join(t)) for t in texts]
     gold = [i.gold for q in ready.items.values() for i in q] if ready.requests else []
     return {
         "model": _model_mark(opened), "model_name": opened.name, "run_id": run_id, "task": to_dict(ready.task),
