@@ -359,7 +359,7 @@ def _settings(ready: _Prepared, opened: "OpenModel", run_id: str, overflow: str)
         "task_version": ready.version, "items": fingerprint([asked, gold]), "overflow": overflow,
     }  # fmt: skip
 
-# %% ../nbs/23b_evaluate.ipynb #8b868e92
+# %% ../nbs/23b_evaluate.ipynb #3f9b5459
 def evaluate(
     opened: "OpenModel",
     tasks: str | Task | Sequence[str | Task],
@@ -478,7 +478,7 @@ def _score(
     else:
         from relscale.score import Request, log_likelihoods
 
-        path = None if out is None else out / "requests.jsonl"
+        path = None if out is None else out / "requests" / "answers.jsonl"
         likelihoods = log_likelihoods(
             opened,
             [Request(*r) for r in one.requests],
