@@ -55,7 +55,7 @@ class StudyCommand:
             print(f"relscale: {reason}", file=sys.stderr)
         return 1 if result.failed else 0
 
-# %% ../nbs/56_cli.ipynb #2ba601c0
+# %% ../nbs/56_cli.ipynb #7d15d40c
 @dataclass(frozen=True)
 class PlanCommand:
     """Print an IsoFLOP plan: one row a run, and what each budget spends."""
@@ -66,10 +66,14 @@ class PlanCommand:
     """Budgets in FLOPs; forward or training, as the recipe counts."""
     corpora: tuple[str, ...] = ("corpus",)
     """Each corpus gets the whole grid."""
-    chip: Literal["h100-sxm", "tpu-v5p", "this-cpu"] | None = None
-    """Also price the plan on this device: device-hours, memory of a step, devices needed."""
+    chip: str | None = None
+    """Also price the plan on this device, h100, v5p or this-cpu: device-hours, memory of a step, devices needed."""
     utilisation: float = 0.4
     """Share of the chip's peak that training sustains: an assumption of yours."""
+    devices: int | None = None
+    """Also simulate the plan on so many of these devices, longest run first: days, with an interval."""
+    preemptions_per_day: float = 0.0
+    """How often each device is taken away, on average."""
     choices: Annotated[StepChoices, tyro.conf.arg(name="")] = field(default_factory=StepChoices)
     out: Path | None = None
     """Also write the plan, to a .json, .csv or .parquet file (the prices go into the last two)."""
@@ -79,6 +83,7 @@ class PlanCommand:
             raise UserError(f"--recipe {self.recipe!r}: known recipes are {', '.join(RECIPES)}")
         plan = plan_isoflop(self.budgets, RECIPES[self.recipe], corpora=self.corpora)
         cost, frame = self.price(plan), plan.to_frame()
+        fleet = self.simulate(cost)
         if cost is not None:
             priced = ["device_hours", "memory_bytes", "fits", "devices_needed"]
             frame = frame.join(cost.rows[priced])
@@ -89,22 +94,39 @@ class PlanCommand:
         )
         if cost is not None:
             print(f"\n{cost.summary().to_string()}\n\n{cost.sentence()}")
+        if fleet is not None:
+            print(fleet.sentence())
         if self.out is not None:
             self.save(plan, frame)
         return 0
 
     def price(self, plan):
         """The plan's cost on the chip that was named, if any was."""
-        from relscale.cost import CHIPS, estimate_cost, measure_chip
+        from relscale.cost import estimate_cost, find_chip
 
         if self.chip is None:
-            if (self.utilisation, self.choices) != (0.4, StepChoices()):
+            if (self.utilisation, self.choices, self.devices) != (0.4, StepChoices(), None):
                 raise UserError(
-                    "no device to price the plan on: name one by --chip, as in --chip h100-sxm"
+                    "no device to price the plan on: name one by --chip, as in --chip h100"
                 )
             return None
-        chip = measure_chip() if self.chip == "this-cpu" else CHIPS[self.chip]
+        chip = find_chip(self.chip)
         return estimate_cost(plan, chip, utilisation=self.utilisation, choices=self.choices)
+
+    def simulate(self, cost):
+        """The plan on a fleet of the chip, if its size was given."""
+        from relscale.fleet import Fleet, simulate_fleet
+
+        rate = self.preemptions_per_day
+        if not 0 <= rate <= 1e6:
+            raise UserError(f"--preemptions-per-day {rate}: give 0 or more, of one device")
+        if self.devices is None:
+            if rate:
+                raise UserError(
+                    f"--preemptions-per-day {rate}: say of how many devices, by --devices"
+                )
+            return None
+        return simulate_fleet(cost, Fleet(self.devices, 24 / rate if rate else float("inf")))
 
     def save(self, plan, frame) -> None:
         """Write the plan in the form that its suffix names."""

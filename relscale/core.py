@@ -90,12 +90,12 @@ def write_atomic(path: Path | str, content: str | bytes) -> None:
     with atomic_path(path) as scratch:
         scratch.write_bytes(content.encode() if isinstance(content, str) else content)
 
-# %% ../nbs/00_core.ipynb #6fac1df7
+# %% ../nbs/00_core.ipynb #902f61ad
 def check_name(name: str, what: str = "name") -> str:
     """Return a name that is safe as a file name, or refuse it."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+=-]{0,127}", name):
         raise UserError(
-            f"{what} {name!r}: use letters, digits, '.', '_', '+', '=' or '-', at most 128"
+            f"{what} {name!r:.80}: use letters, digits, '.', '_', '+', '=' or '-', at most 128"
         )
     return name
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Dtype', 'H100_SXM', 'TPU_V5P', 'CHIPS', 'UNROLLED_LAYERS', 'LOGITS_AT_ONCE', 'Chip', 'gemm_flops_per_second',
-           'measure_chip', 'StepChoices', 'step_memory', 'CostEstimate', 'estimate_cost']
+           'measure_chip', 'find_chip', 'StepChoices', 'step_memory', 'CostEstimate', 'estimate_cost']
 
 # %% ../nbs/04_cost.ipynb #75f27f05
 import math
@@ -19,7 +19,7 @@ from .flops import param_counts
 from .plan import HELD2025_BUDGETS, Plan, plan_isoflop, run_flops
 from .spec import ModelSpec, RunSpec
 
-# %% ../nbs/04_cost.ipynb #aa3ddd55
+# %% ../nbs/04_cost.ipynb #0a3af421
 Dtype = Literal["float32", "bfloat16"]
 _NUM_BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -56,9 +56,9 @@ TPU_V5P = Chip(
     memory_bytes=95 * 2**30,
     source="https://docs.cloud.google.com/tpu/docs/v5p",
 )
-CHIPS = {chip.name: chip for chip in (H100_SXM, TPU_V5P)}
+CHIPS = {"h100": H100_SXM, "v5p": TPU_V5P}
 
-# %% ../nbs/04_cost.ipynb #c391c058
+# %% ../nbs/04_cost.ipynb #9c249318
 def gemm_flops_per_second(size: int = 768, repeats: int = 8) -> float:
     """Best float32 matrix-multiply rate of this machine over a few repeats, all cores together."""
     import numpy as np
@@ -81,6 +81,16 @@ def measure_chip() -> Chip:
         memory_bytes=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
         source="measured by a matrix product",
     )
+
+
+def find_chip(name: str) -> Chip:
+    """The chip of a name: a key of `CHIPS`, a full name such as tpu-v5p, or this-cpu, which is measured."""
+    if name == "this-cpu":
+        return measure_chip()
+    named = CHIPS | {chip.name: chip for chip in CHIPS.values()}
+    if name not in named:
+        raise UserError(f"chip {name!r:.60}: choose one of {', '.join(CHIPS)}, this-cpu")
+    return named[name]
 
 # %% ../nbs/04_cost.ipynb #332769c9
 UNROLLED_LAYERS = 8  # as in `relscale.model`, which needs JAX
@@ -263,7 +273,7 @@ class CostEstimate:
     def _repr_html_(self):
         return self.summary().to_html()
 
-# %% ../nbs/04_cost.ipynb #359e953b
+# %% ../nbs/04_cost.ipynb #f5e92748
 def estimate_cost(
     runs: Plan | Iterable[RunSpec],
     chip: Chip,
@@ -289,8 +299,9 @@ def estimate_cost(
     -------
     CostEstimate
         Rows of run_id, corpus, budget_flops, num_params, num_tokens, train_flops, device_hours,
-        memory_bytes (on one device alone), fits, devices_needed, memory_bytes_needed (on each of these)
-        and hours (wall clock on them).
+        memory_bytes (on one device alone), fits, devices_needed, memory_bytes_needed (on each of these),
+        hours (wall clock on them), batch_size (the most devices that can share it), and state_bytes
+        (parameters and moments, which a checkpoint holds).
 
     Raises
     ------
@@ -313,10 +324,11 @@ def estimate_cost(
 
 
 def _cost_row(run: RunSpec, chip: Chip, rate: float, choices: StepChoices) -> dict:
+    def parts(num_devices: int) -> dict[str, float]:
+        return step_memory(run.model, run.batch_size, run.seq_len, choices, num_devices=num_devices)
+
     def memory(num_devices: int) -> float:
-        return step_memory(
-            run.model, run.batch_size, run.seq_len, choices, num_devices=num_devices
-        )["total"]
+        return parts(num_devices)["total"]
 
     flops, alone = run_flops(run)["train_flops"], memory(1)
     powers = [2**i for i in range(run.batch_size.bit_length())]
@@ -335,4 +347,6 @@ def _cost_row(run: RunSpec, chip: Chip, rate: float, choices: StepChoices) -> di
         "devices_needed": needed,
         "memory_bytes_needed": math.nan if needed is None else memory(needed),
         "hours": math.nan if needed is None else hours / needed,
+        "batch_size": run.batch_size,
+        "state_bytes": parts(1)["params"] + parts(1)["moments"],
     }

@@ -27,8 +27,9 @@ from relscale.tables import (
     validate_scores,
 )
 
-# %% ../nbs/26_importers.ipynb #be201b8a
+# %% ../nbs/26_importers.ipynb #7c053e5e
 Source = str | Callable[[pd.DataFrame], object]
+_UNREADABLE = (ValueError, OSError, RecursionError, OverflowError)
 
 
 def _read(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
@@ -50,8 +51,8 @@ def _read(path: Path, text: Sequence[str] = ()) -> pd.DataFrame:
         raise UserError(f"{path}: no such file: check the path")
     try:
         frame = readers[path.suffix]()
-    except (ValueError, OSError, NotImplementedError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+    except (*_UNREADABLE, NotImplementedError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{path}: cut short, or not {path.suffix[1:]} ({reason}): export it again"
         ) from error
@@ -309,7 +310,7 @@ def _import_file(file, raw, suite, columns, metrics, fixed, states, steps):
         }))  # fmt: skip
     return runs, pd.concat(scores)
 
-# %% ../nbs/26_importers.ipynb #8a40a88c
+# %% ../nbs/26_importers.ipynb #85c72cf8
 def from_lm_eval(
     folder: Path | str,
     *,
@@ -367,7 +368,7 @@ def _import_results(file: Path, runs, directions: dict[str, bool]) -> pd.DataFra
     """Rows of one results file, with the file's name."""
     try:
         data = json.loads(file.read_text("utf-8"))
-    except ValueError as error:
+    except _UNREADABLE as error:
         raise UserError(
             f"{file}: cut short, or not JSON ({error}): evaluate again, or remove it"
         ) from None
@@ -376,6 +377,7 @@ def _import_results(file: Path, runs, directions: dict[str, bool]) -> pd.DataFra
         raise UserError(
             f"{file}: no 'results' in it: is it a results file of lm-eval 0.4 or later?"
         )
+    _check_sections(file, data)
     run_id = _find_run(file, data, runs)
     told = data.get("higher_is_better") or {}
     for metrics in filter(None, told.values()):  # a group may lack what its members tell
@@ -389,15 +391,16 @@ def _import_results(file: Path, runs, directions: dict[str, bool]) -> pd.DataFra
             metric, _, kind = key.partition(",")
             if not kind or not metric.strip() or metric.endswith("_stderr"):
                 continue
+            where = f"{file}: {' '.join(f'{name}, {key}'.split())[:120]}"
             if not _is_number(value):
                 raise UserError(
-                    f"{file}: {name}, {key}: {value!r} is not a finite number: evaluate the task again"
+                    f"{where}: {value!r:.60} is not a finite number: evaluate the task again"
                 )
             better = (told.get(name) or {}).get(metric)
             better = directions.get(metric) if better is None else better
             if better is None:
                 raise UserError(
-                    f"{file}: {name}, {key}: no direction: give higher_is_better={{{metric!r}: ...}}"
+                    f"{where}: no direction: give higher_is_better={{{metric!r:.60}: ...}}"
                 )
             stderr = values.get(f"{metric}_stderr,{kind}")
             shots = (data.get("n-shot") or {}).get(name)
@@ -416,11 +419,28 @@ def _import_results(file: Path, runs, directions: dict[str, bool]) -> pd.DataFra
     return pd.DataFrame(rows)
 
 
+def _check_sections(file: Path, data: dict) -> None:
+    """Refuse a section of a results file that is not shaped as the harness writes it."""
+    shapes = {"higher_is_better": dict, "groups": dict, "n-samples": dict, "group_subtasks": list, "versions": None, "n-shot": None, "config": None}  # fmt: skip
+    for section, kind in shapes.items():
+        found = data.get(section) or {}
+        whole = isinstance(found, dict) and all(
+            kind is None or v is None or isinstance(v, kind) for v in found.values()
+        )
+        values = [v or {} for v in found.values()] if whole else []
+        if section == "group_subtasks":
+            whole = whole and all(isinstance(m, str) for v in values for m in v)
+        if section == "n-samples":
+            whole = whole and all(type(v.get("effective", 0)) in (int, type(None)) for v in values)
+        if not whole:
+            raise UserError(
+                f"{file}: section {section!r} is not as lm-eval writes it: evaluate again, or remove it"
+            )
+
+
 def _is_number(value: object) -> bool:
     """Whether a JSON value is a finite number."""
-    return (
-        isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))
-    )
+    return type(value) in (int, float) and abs(value) <= np.finfo(float).max
 
 
 def _find_run(file: Path, data: dict, runs) -> str:
@@ -437,7 +457,9 @@ def _find_run(file: Path, data: dict, runs) -> str:
     for name in (model, model.rstrip("/").rpartition("/")[2]):
         if name in known:
             return known[name]
-    raise UserError(f"{file}: model {model!r} is not in runs: give runs={{{model!r}: run_id, ...}}")
+    raise UserError(
+        f"{file}: model {model!r:.80} is not in runs: give runs={{{model!r:.80}: run_id, ...}}"
+    )
 
 
 def _count(data: dict, name: str, children: dict) -> int | None:
@@ -445,5 +467,6 @@ def _count(data: dict, name: str, children: dict) -> int | None:
     own = (data.get("n-samples") or {}).get(name)
     if own:
         return own.get("effective")
-    counts = [_count(data, child, children) for child in children.get(name, [])]
+    rest = {parent: members for parent, members in children.items() if parent != name}
+    counts = [_count(data, child, rest) for child in children.get(name, [])]
     return sum(counts) if counts and None not in counts else None

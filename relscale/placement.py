@@ -240,7 +240,7 @@ def checksums(tree: PyTree) -> UInt32[Array, "_"]:
 
     return jnp.stack([of_leaf(leaf) for leaf in jax.tree.leaves(tree)])
 
-# %% ../nbs/05_placement.ipynb #8589c99e
+# %% ../nbs/05_placement.ipynb #4c4ed1ea
 def any_process(*flags: bool) -> list[bool]:
     """Each flag, raised when any process raises it: all must agree on what comes next."""
     if jax.process_count() == 1:
@@ -258,6 +258,10 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self._ocp, self.folder, self.policy = ocp, Path(folder).absolute(), policy
+        if self.folder.is_symlink():
+            raise UserError(
+                f"{self.folder}: a symbolic link, and what it points to would be deleted; give the folder itself"
+            )
         options = ocp.CheckpointManagerOptions(
             max_to_keep=policy.keep,
             keep_period=policy.keep_every,

@@ -6,18 +6,18 @@
 __all__ = ['HELD2025', 'HELD2025_TRAIN_FLOPS', 'PAPER_TEXT', 'HELD2025_BUDGETS', 'SMALL', 'RECIPES', 'Recipe', 'model_of_width',
            'batch_and_rate', 'plan_run', 'Plan', 'run_flops', 'run_row', 'plan_isoflop', 'save_plan', 'load_plan']
 
-# %% ../nbs/03_plan.ipynb #a9198d1e
+# %% ../nbs/03_plan.ipynb #e6f60401
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from .core import UserError, human
+from .core import UserError, check_name, human
 from .flops import flop_counts, forward_flops_per_token, param_counts
 from .spec import ModelSpec, OptimSpec, RunSpec, from_json, to_json
 
-# %% ../nbs/03_plan.ipynb #832bbf64
+# %% ../nbs/03_plan.ipynb #1a6e99bf
 @dataclass(frozen=True)
 class Recipe:
     """Every rule that turns a budget into runs.
@@ -63,6 +63,7 @@ class Recipe:
     decay: float = 0.2
 
     def __post_init__(self):
+        check_name(self.name, "recipe")
         for name in (
             "vocab",
             "seq_len",

@@ -18,7 +18,7 @@ import pandas as pd
 
 from .core import UserError
 
-# %% ../nbs/27_results.ipynb #17340df2
+# %% ../nbs/27_results.ipynb #8699e860
 def _encode_column(column: pd.Series) -> dict:
     """A column as its type's name and a list."""
     numeric = column.dtype.kind in "iufb" if isinstance(column.dtype, np.dtype) else False
@@ -27,11 +27,15 @@ def _encode_column(column: pd.Series) -> dict:
     return {"dtype": str(column.dtype) if numeric or masked else "object", "values": values}
 
 
-def _decode_column(column: dict) -> pd.Series:
-    values = [_decode(v) for v in column["values"]]
-    if column["dtype"] == "object":
+def _decode_column(column: dict, rows: int | None = None) -> pd.Series:
+    values, kind = [_decode(v) for v in column["values"]], column["dtype"]
+    if rows is not None and len(values) != rows:
+        raise ValueError(f"a column of {len(values)} values in a frame of {rows} rows")
+    if kind == "object":
         return pd.Series(values, dtype=None if values else object)
-    return pd.Series(values, dtype=column["dtype"])
+    if kind not in ("Int64", "Float64", "boolean") and np.dtype(kind).kind not in "iufb":
+        raise ValueError(f"column of type {kind}")
+    return pd.Series(values, dtype=kind)
 
 # %% ../nbs/27_results.ipynb #210a0695
 def _encode(value: Any) -> Any:
@@ -67,7 +71,7 @@ def _encode(value: Any) -> Any:
         return {"record": type(value).__name__, "fields": fields}
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
-# %% ../nbs/27_results.ipynb #297bd217
+# %% ../nbs/27_results.ipynb #3adb7ac4
 def _decode(value: Any) -> Any:
     """The inverse of `_encode`; unknown tags are a ValueError."""
     if not isinstance(value, dict):
@@ -81,8 +85,9 @@ def _decode(value: Any) -> Any:
         flat = np.array([_decode(v) for v in value["array"]], dtype=kind)
         return flat.reshape(value["shape"])
     if "frame" in value:
-        columns = {_decode(name): _decode_column(column) for name, column in value["frame"]}
-        frame = pd.DataFrame(columns, index=pd.RangeIndex(value["rows"]))
+        rows = value["rows"]
+        columns = {_decode(name): _decode_column(column, rows) for name, column in value["frame"]}
+        frame = pd.DataFrame(columns, index=pd.RangeIndex(rows))
         if value["index"] is not None:
             frame.index = pd.Index(_decode_column(value["index"]))
         return frame.rename_axis(index=value["index_name"])
@@ -112,7 +117,10 @@ def _record_types() -> dict[str, type]:
             todo.append(kind)
     return found
 
-# %% ../nbs/27_results.ipynb #c04d3176
+# %% ../nbs/27_results.ipynb #c08a7c98
+_UNLIKE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError)
+
+
 class Result(Record):
     """Base of what a fit returns: `summary`, JSON both ways, and a table in notebooks."""
 
@@ -135,9 +143,10 @@ class Result(Record):
         """
         try:
             result = _decode(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (*_UNLIKE, RecursionError) as error:
+            reason = " ".join(str(error).split())[:120]
             raise UserError(
-                f"not a {cls.__name__} in JSON ({type(error).__name__}: {error}): write it again with to_json"
+                f"not a {cls.__name__} in JSON ({type(error).__name__}: {reason}): write it again with to_json"
             ) from error
         if not isinstance(result, cls):
             raise UserError(f"holds a {type(result).__name__}, not a {cls.__name__}")

@@ -103,15 +103,16 @@ def _jsonl(path: Path, name: str, field: str) -> Iterator[tuple[str, str]]:
                 f"{path}, after line {number}: broken ({error}); copy the file again"
             ) from None
 
-# %% ../nbs/09_sources.ipynb #bb2426bd
+# %% ../nbs/09_sources.ipynb #5f65bce0
 def _json_object(line: bytes, place: str) -> dict:
     """The object of a line."""
     try:
         row = json.loads(line.decode().strip())
     except UnicodeDecodeError as error:
         raise UserError(f"{place}: not UTF-8 at byte {error.start}; convert the file") from None
-    except json.JSONDecodeError as error:
-        reason = f"{error.msg} at character {error.colno}"
+    except (ValueError, RecursionError) as error:
+        at = f" at character {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+        reason = f"{getattr(error, 'msg', error)}{at}"
         raise UserError(f"{place}: not JSON: {reason}; mend or delete the line") from None
     if not isinstance(row, dict):
         raise UserError(f'{place}: a {type(row).__name__}, not an object like {{"text": "..."}}')
@@ -122,7 +123,8 @@ def _text_field(row: Mapping, field: str, place: str) -> str:
     """The text of a row."""
     if field not in row:
         raise UserError(
-            f"{place}: no field {field!r} among {', '.join(row) or 'none'}; name the text's with text_field"
+            f"{place}: no field {field!r} among {' '.join(', '.join(row)[:200].split()) or 'none'}; "
+            f"name the text's with text_field"
         )
     text = row[field]
     if not isinstance(text, str):
@@ -246,7 +248,7 @@ def comma_mixture() -> dict[Source, float]:
         for name, tokens in COMMA_GIGATOKENS.items()
     }
 
-# %% ../nbs/09_sources.ipynb #83417247
+# %% ../nbs/09_sources.ipynb #ccbc7f75
 PATTERNS: Mapping[str, tuple[str, ...]] = {
     "folder": (".txt",),
     "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.zst", ".jsonl.zstd"),
@@ -267,11 +269,15 @@ def domain_name(name_or_path: str | Path) -> str:
     if name.startswith("hf:"):
         return check_name(name.rpartition("/")[2], "domain")
     path = Path(name_or_path)
+    try:
+        folder, whole = path.is_dir(), path.resolve()
+    except (OSError, ValueError, RuntimeError):  # nothing that could be a path
+        return check_name(name, "domain")
     ends = sorted((*PATTERNS["jsonl"], *PATTERNS["parquet"]), key=len, reverse=True)
     for end in ends:
-        if path.name.endswith(end) and not path.is_dir():
+        if path.name.endswith(end) and not folder:
             return check_name(path.name.removesuffix(end), "domain")
-    return check_name(path.resolve().name, "domain")
+    return check_name(whole.name, "domain")
 
 # %% ../nbs/09_sources.ipynb #cc3bec81
 def as_source(name_or_path: str | Path | Source) -> Source:

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['T', 'RopeScaling', 'ModelSpec', 'OptimSpec', 'ComputeSpec', 'RunSpec', 'to_dict', 'to_json', 'from_dict', 'from_json']
 
-# %% ../nbs/01_spec.ipynb #5dd90ffa
+# %% ../nbs/01_spec.ipynb #bbbe724d
 import dataclasses
 import json
 import math
+import reprlib
+import sys
 import types
 import typing
 from dataclasses import dataclass
@@ -186,7 +188,7 @@ class ComputeSpec:
         if self.accumulate < 1:
             raise UserError(f"accumulate={self.accumulate}: must be at least 1 part a batch")
 
-# %% ../nbs/01_spec.ipynb #c7636fb9
+# %% ../nbs/01_spec.ipynb #3e250f43
 @dataclass(frozen=True)
 class RunSpec:
     """One training run: what is trained, on how much, with which seed.
@@ -211,7 +213,10 @@ class RunSpec:
     init: Literal["released", "standard"] = "released"
 
     def __post_init__(self):
-        check_name(self.run_id, "run_id")
+        for name, what in ((self.run_id, "run_id"), (self.corpus, "corpus")):
+            check_name(name, what)
+        for domain, _ in self.mixture:
+            check_name(domain, f"run {self.run_id}: domain")
         for name in ("seq_len", "batch_size", "num_steps"):
             if getattr(self, name) < 1:
                 raise UserError(
@@ -243,7 +248,7 @@ def to_json(record: Any) -> str:
     """A record as indented JSON with sorted keys."""
     return json.dumps(dataclasses.asdict(record), indent=2, sort_keys=True) + "\n"
 
-# %% ../nbs/01_spec.ipynb #6b2b2ede
+# %% ../nbs/01_spec.ipynb #23b27403
 def _read(hint: Any, value: Any, where: str) -> Any:
     """Check a JSON value against a type hint and build records on the way."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -256,7 +261,7 @@ def _read(hint: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         if value in args:
             return value
-        raise UserError(f"{where}: {value!r} is not one of {', '.join(map(repr, args))}")
+        raise UserError(f"{where}: {_show(value)} is not one of {', '.join(map(repr, args))}")
     if origin is tuple and isinstance(value, list):
         kinds = [args[0]] * len(value) if args[-1] is Ellipsis else args
         if len(kinds) == len(value):
@@ -264,13 +269,18 @@ def _read(hint: Any, value: Any, where: str) -> Any:
                 _read(k, v, f"{where}[{i}]")
                 for i, (k, v) in enumerate(zip(kinds, value, strict=True))
             )
-    elif hint is float and type(value) in (int, float) and math.isfinite(value):
+    elif hint is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
-    elif hint in (int, str, bool) and type(value) is hint:
+    elif hint in (str, bool) and type(value) is hint or hint is int and type(value) is int and abs(value) < 2**63:
         return value
-    raise UserError(f"{where}: {value!r:.60} is not a valid {getattr(hint, '__name__', hint)}")
+    raise UserError(f"{where}: {_show(value)} is not a valid {getattr(hint, '__name__', hint)}")
 
-# %% ../nbs/01_spec.ipynb #64cbc316
+
+def _show(value: Any) -> str:
+    """A JSON value in a few words, however large or deep."""
+    return reprlib.repr(value)[:60]
+
+# %% ../nbs/01_spec.ipynb #e2a1ef5b
 def from_dict(cls: type[T], value: Any, where: str = "") -> T:
     """Build a record from plain dicts and lists, refusing what does not fit.
 
@@ -281,21 +291,31 @@ def from_dict(cls: type[T], value: Any, where: str = "") -> T:
     """
     where = where or cls.__name__
     if not isinstance(value, dict):
-        raise UserError(f"{where}: expected an object, found {value!r:.60}")
+        raise UserError(f"{where}: expected an object, found {_show(value)}")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     if unknown := sorted(set(value) - set(fields)):
-        raise UserError(f"{where}: unknown field {unknown[0]!r}; known: {', '.join(fields)}")
+        raise UserError(f"{where}: unknown field {unknown[0]!r:.60}; known: {', '.join(fields)}")
     required = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in value]
     if required:
         raise UserError(f"{where}: field {required[0]!r} is missing")
     hints = typing.get_type_hints(cls)
     return cls(**{n: _read(hints[n], v, f"{where}.{n}") for n, v in value.items()})
 
-# %% ../nbs/01_spec.ipynb #d3c8803b
+# %% ../nbs/01_spec.ipynb #30534d25
 def from_json(cls: type[T], text: str) -> T:
-    """Build a record from JSON text; see `from_dict`."""
+    """Build a record from JSON text; see `from_dict`. A field that stands twice is refused."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{cls.__name__}: not valid JSON ({error})") from None
     return from_dict(cls, value)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict:
+    """A JSON object whose names differ."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in fields if names.count(name) > 1)
+        raise ValueError(f"field {twice!r:.60} stands twice")
+    return fields

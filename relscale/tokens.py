@@ -6,7 +6,7 @@
 __all__ = ['FILE_ENTRIES', 'CHUNK_ENTRIES', 'ARRAYS', 'IN_MEMORY_BYTES', 'META', 'SHARD_BYTES', 'SHARDS_AHEAD', 'ATTEMPTS',
            'DRAWS', 'TokenStore', 'open_store', 'write_store', 'num_windows', 'training_data']
 
-# %% ../nbs/11_tokens.ipynb #6d5a26e6
+# %% ../nbs/11_tokens.ipynb #c0b93ad7
 import contextlib
 import json
 import os
@@ -15,7 +15,7 @@ import socket
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -140,7 +140,7 @@ class TokenStore:
         per_token = self.num_bytes / (self.num_tokens - self.num_documents)
         return pd.DataFrame([row | {"bytes_per_token": per_token}])
 
-# %% ../nbs/11_tokens.ipynb #7f84c44d
+# %% ../nbs/11_tokens.ipynb #b2922950
 META = "meta.json"
 
 
@@ -149,14 +149,32 @@ def open_store(folder: Path | str) -> TokenStore:
     require("train", "tensorstore")
     folder = Path(folder)
     try:
-        meta = json.loads((folder / META).read_text())
-        return TokenStore(folder=folder, **meta)
+        text = (folder / META).read_text()
+        meta = json.loads(text) if len(text) < 10_000 else None
     except FileNotFoundError:
         raise UserError(f"{folder}: no complete token store; make it with write_store") from None
-    except (ValueError, TypeError) as error:
+    except (ValueError, RecursionError, OSError) as error:
+        raise _damaged(folder, str(error)) from None
+    kinds = {f.name: f.type for f in fields(TokenStore) if f.name != "folder"}
+    if not isinstance(meta, dict) or set(meta) != set(kinds):
+        raise _damaged(folder, "other fields than a store's")
+    if bad := [
+        k
+        for k, v in meta.items()
+        if type(v) is not kinds[k] or (kinds[k] is int and not 0 <= v < 2**63)
+    ]:
+        raise _damaged(folder, f"{bad[0]} is {meta[bad[0]]!r:.40}")
+    if links := [name for name in (META, *ARRAYS) if (folder / name).is_symlink()]:
         raise UserError(
-            f"{folder / META}: damaged ({error}); delete the folder and write it again"
-        ) from None
+            f"{folder / links[0]}: a symbolic link, and a store holds its own files; copy what it points to"
+        )
+    return TokenStore(folder=folder, **meta)
+
+
+def _damaged(folder: Path, reason: str) -> UserError:
+    return UserError(
+        f"{folder / META}: damaged ({reason[:120]}); delete the folder and write it again"
+    )
 
 # %% ../nbs/11_tokens.ipynb #ddf282e0
 @contextlib.contextmanager

@@ -111,14 +111,25 @@ def train_step(
     metrics = StepMetrics(loss, optax.tree.norm(grads), rate)
     return constrain(TrainState(model, optim), mesh), metrics
 
-# %% ../nbs/14_train.ipynb #4b779a37
+# %% ../nbs/14_train.ipynb #0c080f94
 def read_metrics(folder: Path) -> list[dict]:
     """The logged steps of a run, oldest first; a torn last line is left out."""
+    path = Path(folder) / "metrics.jsonl"
     try:
-        lines = (Path(folder) / "metrics.jsonl").read_text().split("\n")[:-1]
+        lines = path.read_bytes().split(b"\n")[:-1]
     except OSError:
         return []
-    return [json.loads(line) for line in lines]
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+            if type(rows[-1]["step"]) is not int:
+                raise TypeError("no step")
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise UserError(
+                f"{path}, line {number}: damaged ({error}); delete the run's folder to train it again"
+            ) from None
+    return rows
 
 # %% ../nbs/14_train.ipynb #9ba986d7
 @dataclass(frozen=True)
