@@ -231,7 +231,7 @@ def save_figure(figure: "Figure", path: Path | str, *, dpi: int = 300) -> list[P
             figure.savefig(scratch, format=out.suffix[1:], dpi=dpi, metadata=_METADATA[out.suffix])
     return paths
 
-# %% ../nbs/40_figures.ipynb #69e29b26
+# %% ../nbs/40_figures.ipynb #7a6df6ca
 def shrink_inline(*, colours: int = 48, dpi: int = 110) -> None:
     """Have this notebook show and keep its figures as PNG of few colours; does nothing outside a notebook."""
     import io
@@ -244,7 +244,10 @@ def shrink_inline(*, colours: int = 48, dpi: int = 110) -> None:
         figure.savefig(
             drawn := io.BytesIO(), format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.05
         )
-        image = Image.open(drawn).convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+        image = Image.open(drawn).convert("RGB")
+        image = image.quantize(
+            colours, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE
+        )
         image.save(small := io.BytesIO(), format="png", optimize=True)
         return small.getvalue()
 
