@@ -237,9 +237,12 @@ def analyse_points(
         _absolute_laws(rows, scale), relative, None if interval == "block" else diagnose(relative),
     )  # fmt: skip
 
-# %% ../nbs/37_analyse.ipynb #a33cc6c8
-def plot_absolute(analysis: Analysis, ax):
-    """Errors on the frontier and the absolute law of each group, coloured as the relative laws are."""
+# %% ../nbs/37_analyse.ipynb #7042ebef
+def plot_absolute(analysis: Analysis, ax, *, names: bool = True):
+    """Errors on the frontier and the absolute law of each group with its 95 % band, coloured as the relative laws are.
+
+    Bands are left out beyond eight treatments. `names=False` leaves out the legend.
+    """
     from matplotlib.ticker import MaxNLocator, NullFormatter, StrMethodFormatter
 
     styles = {analysis.baseline: {"color": "black", "marker": "o", "linestyle": "-"}}
@@ -250,13 +253,18 @@ def plot_absolute(analysis: Analysis, ax):
         own = analysis.frontier[analysis.frontier["group"] == name]
         law = analysis.absolute[name].predict(ends)
         ax.plot(ends, law["value"], color=style["color"], linestyle=style["linestyle"])
+        if len(styles) <= 9:
+            ax.fill_between(
+                ends, law["low"], law["high"], color=style["color"], alpha=0.13, linewidth=0
+            )
         ax.plot(own[scale], own["value"], style["marker"], color=style["color"], markersize=4.5)
-        ax.plot([], [], **style, label=name)
+        if names:
+            ax.plot([], [], **style, label=name)
     ax.set(xscale="log", yscale="log", xlabel=axis_label(scale), ylabel=axis_label(analysis.metric))
     ax.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
-    if len(styles) <= 9:
+    if names and len(styles) <= 9:
         ax.legend(fontsize=8, frameon=False)
     return ax
 

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['fieller', 'find_crossings', 'CovariateFit', 'fit_covariate', 'FitComparison', 'compare_fits', 'error_of', 'FormatComparison', 'compare_formats']
 
-# %% ../nbs/36_contrasts.ipynb #16b04e82
+# %% ../nbs/36_contrasts.ipynb #d6a0efcc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from .core import OKABE_ITO, UserError, group_style, name_ends, new_axes
+from .core import OKABE_ITO, UserError, group_style, name_ends, name_points, new_axes
 from .inference import fit_lines, t_critical
 from .relative import RelativeFit, fit_relative
 from .results import Result
@@ -135,7 +135,7 @@ def _between_variance(c: np.ndarray, y: np.ndarray, variance: np.ndarray) -> flo
         top *= 2
     return float(brentq(excess, 0.0, top, xtol=1e-18, rtol=1e-10))
 
-# %% ../nbs/36_contrasts.ipynb #b3f63572
+# %% ../nbs/36_contrasts.ipynb #7ac95a19
 @dataclass(frozen=True, eq=False, repr=False)
 class CovariateFit(Result):
     """delta_beta against a covariate: one row a group in `rows` (group, covariate, delta_beta, stderr)."""
@@ -172,8 +172,8 @@ class CovariateFit(Result):
             {self.covariate: c, "delta_beta": line, "low": line - half, "high": line + half}
         )
 
-    def plot(self, ax=None):
-        """Slopes with their standard errors, names, the line and its band."""
+    def plot(self, ax=None, *, names: bool = True):
+        """Slopes with their standard errors, names (unless `names=False`), the line and its band."""
         ax = new_axes(ax)
         c = self.rows["covariate"]
         law = self.predict(np.linspace(c.min(), c.max(), 41))
@@ -195,12 +195,11 @@ class CovariateFit(Result):
             markersize=4,
             elinewidth=1,
         )
-        for row in self.rows.to_dict("records"):
-            ax.annotate(str(row["group"]), (row["covariate"], row["delta_beta"]), xytext=(5, 4),
-                        textcoords="offset points", fontsize=8)  # fmt: skip
         ax.axhline(0, color="black", linewidth=0.8)
         ax.set(xlabel=self.covariate, ylabel="Δβ (negative: improves faster)")
         ax.margins(x=0.1)
+        if names:
+            name_points(ax, *(self.rows[k].tolist() for k in ("covariate", "delta_beta", "group")))
         return ax
 
     def __repr__(self) -> str:

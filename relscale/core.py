@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OKABE_ITO', 'MARKERS', 'DASHES', 'HOUSE_STYLE', 'UserError', 'RunFailed', 'Preempted', 'WorkerLost', 'require',
            'bits_per_byte', 'human', 'human_time', 'atomic_path', 'write_atomic', 'check_name', 'fingerprint',
-           'data_path', 'group_style', 'use_style', 'new_axes', 'name_ends']
+           'data_path', 'group_style', 'use_style', 'new_axes', 'ink', 'name_ends', 'name_points']
 
 # %% ../nbs/00_core.ipynb #c2f2ac95
 import contextlib
@@ -176,7 +176,24 @@ def new_axes(ax=None, **kwargs):
     with plt.rc_context(HOUSE_STYLE):
         return plt.subplots(**kwargs)[1]
 
-# %% ../nbs/00_core.ipynb #6c97ff1a
+# %% ../nbs/00_core.ipynb #0bd84956
+def ink(colour: object, contrast: float = 4.5) -> tuple[float, float, float]:
+    """The colour darkened until text in it has this contrast on white (WCAG 2.1, relative luminance)."""
+    import numpy as np
+    from matplotlib.colors import to_rgb
+
+    rgb = np.array(to_rgb(colour))
+    while 1.05 / (_luminance(rgb) + 0.05) < contrast:
+        rgb = rgb * 0.96
+    return tuple(map(float, rgb))
+
+
+def _luminance(rgb) -> float:
+    """Relative luminance of an sRGB colour, 0 black to 1 white (WCAG 2.1)."""
+    linear = ((c / 12.92) if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb)
+    return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+# %% ../nbs/00_core.ipynb #a6e07ef5
 def name_ends(ax, ends: Sequence[float], tips: dict[str, tuple[float, str]]) -> None:
     """Write the name of each line right of its end, at least one line height from the next.
 
@@ -196,11 +213,9 @@ def name_ends(ax, ends: Sequence[float], tips: dict[str, tuple[float, str]]) -> 
         order = sorted(tips, key=lambda name: tips[name][0])
         tips = {name: tips[name] for name in [*order[:6], *order[-6:]]}
     width, height = ax.get_position().size * ax.figure.get_size_inches() * 72
-    share = min((max(map(len, tips)) * 5 + 14) / width, 0.5)
-    span = np.log(ends[1] / ends[0]) or 1.0
-    ax.set_xlim(ends[0] * np.exp(-0.04 * span), ends[1] * np.exp(span * 1.04 * share / (1 - share)))
-    low, high = ax.get_ylim()
-    at = {name: (y - low) / (high - low) * height for name, (y, _) in tips.items()}
+    scaled = ax.yaxis.get_transform().transform
+    low, high = scaled(np.array(ax.get_ylim()))
+    at = {name: (scaled(y) - low) / (high - low) * height for name, (y, _) in tips.items()}
     order, blocks = sorted(at, key=at.get), []
     for i, name in enumerate(order):  # pool neighbours until all names are ten points apart
         blocks.append((at[name] - 10 * i, 1))
@@ -208,7 +223,51 @@ def name_ends(ax, ends: Sequence[float], tips: dict[str, tuple[float, str]]) -> 
             (a, m), (b, n) = blocks[-2:]
             blocks[-2:] = [((a * m + b * n) / (m + n), m + n)]
     levels = np.repeat([level for level, _ in blocks], [n for _, n in blocks])
+    levels = np.clip(levels, 4, max(4, height - 10 * (len(order) - 1)))  # inside the panel
     shift = {name: levels[i] + 10 * i - at[name] for i, name in enumerate(order)}
+    aside = 15 if max(map(abs, shift.values())) > 6 else 7  # room for leaders
+    share = min((max(map(len, tips)) * 5 + 7 + aside) / width, 0.5)
+    span = np.log(ends[1] / ends[0]) or 1.0
+    ax.set_xlim(ends[0] * np.exp(-0.04 * span), ends[1] * np.exp(span * 1.04 * share / (1 - share)))
     for name, (y, colour) in tips.items():
-        ax.annotate(name, (ends[1], y), xytext=(7, shift[name]), textcoords="offset points",
-                    va="center", fontsize=8, color=colour)  # fmt: skip
+        lead = {
+            "arrowstyle": "-",
+            "color": colour,
+            "linewidth": 0.5,
+            "shrinkA": 1,
+            "shrinkB": 3,
+            "relpos": (0, 0.5),
+        }
+        ax.annotate(name, (ends[1], y), xytext=(aside, shift[name]), textcoords="offset points", va="center",
+                    fontsize=8, color=ink(colour), arrowprops=lead if abs(shift[name]) > 6 else None)  # fmt: skip
+
+# %% ../nbs/00_core.ipynb #9a6a3142
+def name_points(
+    ax,
+    x: Sequence[float],
+    y: Sequence[float],
+    names: Sequence[str],
+    colours: Sequence | None = None,
+) -> None:
+    """Write a name beside each point, black or in its colour, of axes that have their place and their points."""
+    import numpy as np
+
+    ax.autoscale_view()
+    size = ax.get_position().size * ax.figure.get_size_inches() * 72
+    spots = ax.transScale.transform(np.column_stack([x, y]).astype(float))
+    spots = ax.transLimits.transform(spots) * size
+    boxes = np.hstack([spots - 4, spots + 4])
+    for i, name in enumerate(names):
+        wide, tall = 4.6 * len(str(name)) + 1, 8.0
+        left, middle, low = -5 - wide, -wide / 2, -5 - tall
+        places = np.array([(5, -4), (left, -4), (middle, 5), (middle, low), (4, 3), (4, low + 2), (left, 3), (left, low + 2)])  # fmt: skip
+        tried = np.hstack([spots[i] + places, spots[i] + places + (wide, tall)])
+        others = np.delete(boxes, i, axis=0)
+        shared = np.minimum(tried[:, None, 2:], others[:, 2:])
+        shared = shared - np.maximum(tried[:, None, :2], others[:, :2])
+        beyond = np.clip(-tried[:, :2], 0, None) + np.clip(tried[:, 2:] - size, 0, None)
+        cost = np.clip(shared, 0, None).prod(axis=2).sum(axis=1) + tall * beyond.sum(axis=1)
+        best = int(np.argmin(cost))
+        boxes = np.vstack([boxes, tried[best]])
+        ax.annotate(str(name), (x[i], y[i]), xytext=places[best], textcoords="offset points", fontsize=8,
+                    color=ink(colours[i] if colours is not None else "black"))  # fmt: skip

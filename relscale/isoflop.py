@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Method', 'IsoFlopFit', 'fit_isoflop', 'frontier', 'read_frontier', 'FrontierDraws', 'log_residuals', 'bootstrap_frontier']
 
-# %% ../nbs/31_isoflop.ipynb #e8f24318
+# %% ../nbs/31_isoflop.ipynb #068eb8b9
 import html
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from .core import OKABE_ITO, UserError, new_axes
+from .core import OKABE_ITO, UserError, name_points, new_axes
 from .inference import Line, Parabola, fit_line, fit_lines, fit_parabola
 from .results import Result
 from .tables import axis_label
@@ -101,7 +101,7 @@ def _run_names(rows: pd.DataFrame, tokens: str) -> list[str]:
         return rows["run_id"].astype(str).tolist()
     return [f"{t:.4g} tokens" for t in rows[tokens]]
 
-# %% ../nbs/31_isoflop.ipynb #ef4541c4
+# %% ../nbs/31_isoflop.ipynb #c1a67c61
 @dataclass(frozen=True, eq=False, repr=False)
 class IsoFlopFit(Result):
     """Compute-optimal points of one suite, with the rows behind them.
@@ -300,7 +300,7 @@ class IsoFlopFit(Result):
             (self.tokens, "num_tokens") if self.by == "tokens" else (self.params, "num_params")
         )
         colours = mpl.colormaps["viridis"](np.linspace(0.85, 0.1, len(self.optima)))
-        optima = self.optima.to_dict("records")
+        optima, ends = self.optima.to_dict("records"), []
         for optimum, colour, (rows, x, y) in zip(optima, colours, self._parts(), strict=True):
             ax.plot(rows[axis], y, "o", color=colour, markersize=3.5)
             if curve := _optimum(x, y, self.method, self.delta)["curve"]:
@@ -311,8 +311,7 @@ class IsoFlopFit(Result):
                     markeredgecolor="black", markeredgewidth=0.6)  # fmt: skip
             last = rows.loc[rows[axis].idxmax()]
             label = f"{float(f'{optimum[self.budget]:.3g}'):g}".replace("e+", "e")
-            ax.annotate(label, (last[axis], last[self.loss]), xytext=(7, -3), textcoords="offset points",
-                        color=colour, fontsize=8)  # fmt: skip
+            ends.append((last[axis], last[self.loss], label, colour))
         suspects = self._outliers().query("suspect")
         if len(suspects):
             ax.plot(suspects[axis], suspects[self.loss], "o", markersize=10, markerfacecolor="none",
@@ -321,6 +320,7 @@ class IsoFlopFit(Result):
         ax.set(xscale="log", xlabel=axis_label(axis), ylabel=axis_label(self.loss))
         ax.set_title(f"Optimum of each {axis_label(self.budget)}")
         ax.margins(x=0.09)
+        name_points(ax, *zip(*ends, strict=True))
         return ax
 
 # %% ../nbs/31_isoflop.ipynb #825ef59a

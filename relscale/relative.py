@@ -31,7 +31,7 @@ def _verdict_gap(rate: str, start: float, end: float, start_sure: bool, end_sure
         return "crosses parity"
     return "gap narrows" if abs(end) < abs(start) else "gap widens"
 
-# %% ../nbs/33_relative.ipynb #0c3e4fd3
+# %% ../nbs/33_relative.ipynb #97467bb0
 @dataclass(frozen=True, eq=False, repr=False)
 class RelativeFit(Result):
     """Relative laws of all groups against one baseline, with the rows and points behind them.
@@ -103,11 +103,12 @@ class RelativeFit(Result):
         table["one_minus_ratio"] = 1 - table["ratio"]
         return table.sort_values([self.group, self.scale], ignore_index=True)
 
-    def plot(self, ax=None, sign: str = "G"):
+    def plot(self, ax=None, sign: str = "G", *, names: bool = True):
         """Points, laws and bands against scale, named at their right ends; parity is the baseline.
 
-        `sign="1-G"` draws the paper's quantity, where up is better. Bands are left out beyond eight
-        groups, and beyond twelve only the six highest and six lowest are named.
+        `sign="1-G"` draws the paper's quantity in percent, where up is better. Bands are left out beyond
+        eight groups, and beyond twelve only the six highest and six lowest are named. `names=False`
+        leaves the ends unnamed, for a panel that shares its axes with others.
         """
         if sign not in ("G", "1-G"):
             raise UserError(f"sign={sign!r}: choose 'G' or '1-G'")
@@ -144,9 +145,12 @@ class RelativeFit(Result):
         ax.set_ylabel(
             f"error relative to {self.baseline}"
             if sign == "G"
-            else f"1 - error relative to {self.baseline}"
+            else f"1 − G: error below that of {self.baseline}"
         )
-        name_ends(ax, ends, tips)
+        if sign == "1-G":
+            ax.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.4g} %".replace("-", "−"))
+        if names:
+            name_ends(ax, ends, tips)
         return ax
 
     def __repr__(self) -> str:

@@ -7,7 +7,7 @@ import pytest
 
 ANALYSIS = (
     "tables", "importers", "results", "inference", "simulate", "runs", "isoflop", "laws", "relative", "forecast",
-    "diagnose", "contrasts", "analyse", "report", "calibrate", "fleet",
+    "diagnose", "contrasts", "analyse", "report", "calibrate", "figures", "fleet",
 )  # fmt: skip
 HEAVY = ("jax", "equinox", "lmfit", "matplotlib.pyplot", "scipy.stats")
 
