@@ -29,7 +29,9 @@ from relscale.score import (
 from relscale.spec import ModelSpec
 from relscale.tokenizer import END_OF_TEXT, train_tokenizer
 
-SHOTS = "".join(f"Question: is {a} more than {a - 3}?\nAnswer: yes, naïve €{a}\n\n" for a in range(5, 9))
+SHOTS = "".join(
+    f"Question: is {a} more than {a - 3}?\nAnswer: yes, naïve €{a}\n\n" for a in range(5, 9)
+)
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,7 @@ class Opened:
 def opened():
     tokenizer = train_tokenizer([SHOTS] * 3, 290)
     spec = ModelSpec(16, 2, 4, 2, 6, 24, 300, tied=False, rope_scaling=None)
-    return Opened(
-        jax.tree.map(lambda w: 2 * w, init_model(spec, key=jax.random.key(1))), tokenizer
-    )
+    return Opened(jax.tree.map(lambda w: 2 * w, init_model(spec, key=jax.random.key(1))), tokenizer)
 
 
 REQUESTS = [
@@ -195,7 +195,21 @@ def test_encoding_line_by_line_changes_no_token(opened, pattern):
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
     assert score._lines_stand_alone(tokenizer)
     random = np.random.default_rng(0)
-    alphabet = [*"ab1.,:'?", " ", " ", "  ", "\n", "\n", "\r\n", "\t", "é", "e\u0301", "\u00a0", "🙂", "'s"]
+    alphabet = [
+        *"ab1.,:'?",
+        " ",
+        " ",
+        "  ",
+        "\n",
+        "\n",
+        "\r\n",
+        "\t",
+        "é",
+        "e\u0301",
+        "\u00a0",
+        "🙂",
+        "'s",
+    ]
     texts = ["".join(random.choice(alphabet, random.integers(0, 40))) for _ in range(2000)]
     whole = [tokenizer.encode(t, add_special_tokens=False).ids for t in texts]
     assert score._encode(tokenizer, texts) == whole
@@ -263,7 +277,9 @@ def test_an_interrupted_call_goes_on(opened, answers, tmp_path, monkeypatch):
     assert_same(log_likelihoods(opened, REQUESTS[::-1], results=path), answers[::-1])
     assert len(computed) == len(REQUESTS)
 
-    other = eqx.tree_at(lambda o: o.final_norm.weight, opened.model, -opened.model.final_norm.weight)
+    other = eqx.tree_at(
+        lambda o: o.final_norm.weight, opened.model, -opened.model.final_norm.weight
+    )
     for changed in (replace(opened, model=other), replace(opened, start="always")):
         size = len(computed)
         log_likelihoods(changed, REQUESTS[:1], results=path)
