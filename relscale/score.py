@@ -238,21 +238,10 @@ def score_documents(
         num_tokens=np.array([len(values) for values in nats], dtype=np.int64),
     )
 
-# %% ../nbs/20b_requests.ipynb #d0e6d116
-import contextlib
-import hashlib
+# %% ../nbs/20b_requests.ipynb #685865a3
 import json
-import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from .core import fingerprint, require
-from .model import LOGITS_AT_ONCE
-from .placement import BATCH_AXES, tree_shardings
-from .prefix import cut, new_prefix, read_rows, row_lengths, sort_texts, walk
-from .tokenizer import tokenizer_fingerprint
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from relscale.models import OpenModel
@@ -394,7 +383,21 @@ def _jobs(opened: "OpenModel", requests: Sequence[Request], overflow: str) -> li
         jobs.append(_Job(np.array(tokens[num_cut:], np.int32), len(after), size, num_cut))
     return jobs
 
-# %% ../nbs/20b_requests.ipynb #456726f1
+# %% ../nbs/20c_likelihoods.ipynb #2ff94aa8
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from .core import fingerprint, require
+from .model import LOGITS_AT_ONCE
+from .placement import BATCH_AXES, tree_shardings
+from .prefix import cut, new_prefix, read_rows, row_lengths, sort_texts, walk
+from .tokenizer import tokenizer_fingerprint
+
+# %% ../nbs/20c_likelihoods.ipynb #ed8b29e1
 @eqx.filter_jit
 def _score_slots(model: Decoder, hidden, slots, rows, tokens):
     """Log-probability of tokens at `slots[rows]`, and whether each is the likeliest."""
@@ -428,7 +431,7 @@ def _asked(call, starts: np.ndarray, tokens: np.ndarray, most: int) -> Iterator[
         yield slots, rows, ids, index[:stop]
         slot, index = slot[stop:], index[stop:]
 
-# %% ../nbs/20b_requests.ipynb #9fe0d03c
+# %% ../nbs/20c_likelihoods.ipynb #90f22de6
 def _tokens_at_once(tokens_at_once: int | None, ways: int) -> int:
     if tokens_at_once is None:
         tokens_at_once = 512 if jax.default_backend() == "cpu" else 16_384
@@ -511,7 +514,7 @@ def _run(
     for scored, index in pending:
         yield from harvest(scored, index)
 
-# %% ../nbs/20b_requests.ipynb #d3e191f7
+# %% ../nbs/20c_likelihoods.ipynb #a1a61015
 def _model_key(opened: "OpenModel") -> str:
     """Changes with whatever a likelihood depends on, the request apart."""
     model = opened.model
@@ -542,7 +545,7 @@ def _read_results(path: Path) -> dict[str, Likelihood]:
         os.truncate(path, len(whole))
     return found
 
-# %% ../nbs/20b_requests.ipynb #8a24172a
+# %% ../nbs/20c_likelihoods.ipynb #12ab21d4
 def _answers(
     opened: "OpenModel", jobs: Sequence[_Job], tokens_at_once: int | None, mesh, names: Sequence
 ) -> Iterator[tuple[int, Likelihood]]:
@@ -563,7 +566,7 @@ def _bar(total: int, done: int):
 
     return tqdm(total=total, initial=done, unit="request", desc="scoring")
 
-# %% ../nbs/20b_requests.ipynb #0c9b8413
+# %% ../nbs/20c_likelihoods.ipynb #5f775afc
 def log_likelihoods(
     opened: "OpenModel",
     requests: Sequence[Request],
@@ -636,12 +639,12 @@ def log_likelihoods(
                 tick.update()
     return [answers[r] for r in requests]
 
-# %% ../nbs/20c_readings.ipynb #4070fa5d
+# %% ../nbs/20d_readings.ipynb #ad956b10
 from .core import OKABE_ITO
 from .flops import forward_flops_per_token
 from .prefix import BLOCK
 
-# %% ../nbs/20c_readings.ipynb #2835f41b
+# %% ../nbs/20d_readings.ipynb #f655dac1
 def rolling_log_likelihoods(
     opened: "OpenModel",
     texts: Sequence[str],
@@ -694,7 +697,7 @@ def rolling_log_likelihoods(
                 tick.update()
     return [Likelihood(*a) for a in answers]
 
-# %% ../nbs/20c_readings.ipynb #96d000a0
+# %% ../nbs/20d_readings.ipynb #588ee37b
 def _token_bytes(tokenizer, ids: Sequence[int]) -> list[bytes]:
     """What each token stands for; of a byte-level tokenizer exactly."""
     if (json.loads(tokenizer.to_str()).get("decoder") or {}).get("type") != "ByteLevel":
@@ -757,7 +760,7 @@ def token_log_likelihoods(opened: "OpenModel", request: Request) -> TokenLikelih
     pieces = tuple(_token_bytes(opened.tokenizer, ids.tolist()))
     return TokenLikelihoods(Request(*request), ids, pieces, values, likeliest)
 
-# %% ../nbs/20c_readings.ipynb #9d47abdd
+# %% ../nbs/20d_readings.ipynb #e3fd8b34
 @dataclass(frozen=True)
 class Work:
     """What scoring some requests takes: `tokens` and forward `flops` by way of reading, and programs to compile.

@@ -22,7 +22,6 @@ from relscale.prefix import (
 )
 from relscale.spec import ComputeSpec, ModelSpec, RopeScaling
 
-
 BOUND = 1e-4  # float32 rounding on states of order two; a key too many or too few moves them by 0.1
 
 
