@@ -95,11 +95,11 @@ def draw(name, width, study, points):
     if name == "domains":
         return figure_domains(three, width=width)
     if name == "risks":
-        return figure_risks(three, sign="G", width=width)
+        return figure_risks({"A": study}, sign="G", width=width)
     if name == "regions":
         known = {g: float(i * i) for i, g in enumerate(NAMES[1:])}
         fit = fit_covariate(study.relative, known, name="a number")
-        return figure_regions(three, dict.fromkeys("ABC", fit), width=width)
+        return figure_regions({"A": study, "B": study}, dict.fromkeys("AB", fit), width=width)
     if name == "size_and_data":
         return figure_size_and_data(
             along("num_params", "num_tokens"), along("num_tokens", "num_params"), width=width
