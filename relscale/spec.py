@@ -271,7 +271,13 @@ def _read(hint: Any, value: Any, where: str) -> Any:
             )
     elif hint is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
-    elif hint in (str, bool) and type(value) is hint or hint is int and type(value) is int and abs(value) < 2**63:
+    elif (
+        hint in (str, bool)
+        and type(value) is hint
+        or hint is int
+        and type(value) is int
+        and abs(value) < 2**63
+    ):
         return value
     raise UserError(f"{where}: {_show(value)} is not a valid {getattr(hint, '__name__', hint)}")
 
