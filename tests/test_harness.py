@@ -245,9 +245,18 @@ def test_command(folder):
         ("path={toy},window=4096", "2 to 48"),
     ],
 )
-def test_slips_on_the_command_line(folder, arguments, says, capsys):
+def test_slips_of_model_args(folder, arguments, says):
     given = arguments.format(toy=folder / "toy")
-    command = ["--model", "relscale", "--model_args", given, "--tasks", "toy_choice"]
-    assert main([*command, "--include_path", str(folder)]) == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("relscale: ") and says in error
+    with pytest.raises(UserError, match=says):
+        HarnessModel.create_from_arg_string(given, {"batch_size": 1, "device": "cuda:0"})
+
+
+def test_a_slip_is_one_line_of_the_command(monkeypatch, capsys):
+    def slip():
+        assert sys.argv == ["lm-eval", "run"]
+        raise UserError("no such\nfolder")
+
+    monkeypatch.setattr(sys, "argv", ["python"])
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", slip)
+    assert main(["run"]) == 2
+    assert capsys.readouterr().err == "relscale: no such folder\n"
