@@ -133,7 +133,7 @@ def ask_for(items, format: str) -> dict[str, list]:
     from relscale.formats import requests_of
     from relscale.tasks import get_task
 
-    task = get_task("mmlu")
+    task = get_task(f"mmlu-{format}")
     return {
         subject: [
             list(pair)
@@ -147,8 +147,11 @@ def ask_for(items, format: str) -> dict[str, list]:
 
 
 def count_tokens(tokenizer, requests: list) -> tuple[int, int]:
-    """Tokens of all requests, and those left when what requests share from the start is counted once."""
-    rows = sorted(e.ids[:-1] for e in tokenizer.encode_batch([a + b for a, b in requests]))
+    """Tokens of all different texts, and those left when what texts share from the start is counted once.
+
+    The harness reads a text once even where several of its last tokens are asked for, such as letters.
+    """
+    rows = sorted({tuple(e.ids[:-1]) for e in tokenizer.encode_batch([a + b for a, b in requests])})
     shared = 0
     for one, two in zip(rows, rows[1:], strict=False):
         same = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), None)
@@ -252,7 +255,7 @@ def make_models(names: list[str], folder: Path) -> dict[str, tuple[Path, object]
         if vocab not in tokenizers:
             tokenizers[vocab] = train_tokenizer(texts, vocab)
         heads = hidden // 64
-        spec = ModelSpec(hidden, layers, heads, heads, 64, 4 * hidden, vocab)
+        spec = ModelSpec(hidden, layers, heads, heads, 64, 4 * hidden, vocab, rope_scaling=None)
         model = init_model(spec, key=jax.random.key(0))
         path = save_hf(
             model,
