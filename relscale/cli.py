@@ -307,7 +307,7 @@ class ReportCommand:
         write_table(analysis.laws().reset_index(), self.source / "laws.csv")
         _write_page(analysis, self.out or self.source / "report.html", self.source)
 
-# %% ../nbs/56_cli.ipynb #154cd469
+# %% ../nbs/56_cli.ipynb #b4008bfb
 @dataclass(frozen=True)
 class EvalCommand:
     """Score one of our runs or a Hugging Face model on tasks: text, multiple choice, risk."""
@@ -370,7 +370,7 @@ class EvalCommand:
                     progress=True,
                 )  # fmt: skip
         except UserError:
-            if fresh and {p.name for p in self.out.glob("*")} <= {".lock"}:
+            if fresh and not any(p.is_file() and p.stat().st_size for p in self.out.rglob("*")):
                 shutil.rmtree(self.out, ignore_errors=True)
             raise
         self.show(scores, {task.name: task.metric for task in tasks})

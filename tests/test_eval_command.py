@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -61,7 +62,7 @@ def nats(opened, context: str, continuation: str) -> float:
     """A log-likelihood from one plain pass over the whole text."""
     before = opened.tokenizer.encode(context).ids
     tokens = opened.tokenizer.encode(context + continuation).ids
-    losses = np.asarray(token_nll(opened.model, np.array([tokens], np.int32)))[0]
+    losses = np.asarray(token_nll(opened.model, jnp.array([tokens])))[0]
     return -float(losses[len(before) - 1 :].sum())
 
 
