@@ -9,7 +9,8 @@ random: no time depends on them.
     python benchmarks/score.py --torch-python venv/bin/python --csv data/speed/score.csv
 
 The interpreter of --torch-python has torch, transformers and lm-eval. Largest differences of
-log-likelihoods are printed with the rates: a rate of wrong numbers is worth nothing.
+log-likelihoods are printed with the rates: a rate of wrong numbers is worth nothing. The large shape takes
+the harness long: give it a run of its own, `--shapes 512/8 --rounds 1`; rows join those of the table.
 """
 
 import argparse
@@ -146,18 +147,25 @@ def ask_for(items, format: str) -> dict[str, list]:
     }
 
 
-def count_tokens(tokenizer, requests: list) -> tuple[int, int]:
-    """Tokens of all different texts, and those left when what texts share from the start is counted once.
+def count_work(folder: Path, requests: dict[str, list]) -> dict:
+    """Tokens and FLOPs that each side computes, and the seconds of turning texts into tokens, of all subjects.
 
-    The harness reads a text once even where several of its last tokens are asked for, such as letters.
+    The harness reads each different text once, head and all; an item's letters are one text.
     """
-    rows = sorted({tuple(e.ids[:-1]) for e in tokenizer.encode_batch([a + b for a, b in requests])})
-    shared = 0
-    for one, two in zip(rows, rows[1:], strict=False):
-        same = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), None)
-        shared += min(len(one), len(two)) if same is None else same
-    total = sum(map(len, rows))
-    return total, total - shared
+    from relscale.models import open_model
+    from relscale.score import Request, scoring_work
+
+    opened = open_model(folder)
+    works = [scoring_work(opened, [Request(*p) for p in pairs]) for pairs in requests.values()]
+    texts = [part for pairs in requests.values() for a, b in pairs for part in (a + b, a)]
+    start = time.perf_counter()
+    opened.tokenizer.encode_batch(texts)
+    tokenizing_s = time.perf_counter() - start
+    counted = {"tokenizing_s": round(tokenizing_s, 2)}
+    for side, way in (("hf", "different texts"), ("relscale", "calls, padded")):
+        counted[f"{side}_tokens"] = sum(w.tokens[way] for w in works)
+        counted[f"{side}_gflop"] = round(sum(w.flops[way] for w in works) / 1e9, 1)
+    return counted
 
 
 def best_batch(worker: Worker, requests: list, vocab: int) -> int | str:
@@ -175,7 +183,7 @@ def best_batch(worker: Worker, requests: list, vocab: int) -> int | str:
     return min(seconds, key=seconds.get)
 
 
-def measure(name: str, format: str, folder: Path, tokenizer, items, options) -> dict:
+def measure(name: str, format: str, folder: Path, items, options) -> dict:
     """One row: both sides on one model and one format, in turns."""
     requests = ask_for(items, format)
     workers = {side: Worker(side, folder, options) for side in SIDES}
@@ -201,11 +209,6 @@ def measure(name: str, format: str, folder: Path, tokenizer, items, options) -> 
             seconds[side].append(spent[side])
     for worker in workers.values():
         worker.close()
-    flat = [pair for pairs in requests.values() for pair in pairs]
-    total, distinct = count_tokens(tokenizer, flat)
-    start = time.perf_counter()
-    tokenizer.encode_batch([a + b for a, b in flat] + [a for a, _ in flat])
-    tokenizing_s = time.perf_counter() - start
     middle = {side: statistics.median(values) for side, values in seconds.items()}
     hidden, layers, vocab = SHAPES[name]
     return {
@@ -218,10 +221,8 @@ def measure(name: str, format: str, folder: Path, tokenizer, items, options) -> 
         "shots": 5,
         "items": len(items),
         "subjects": len(requests),
-        "requests": len(flat),
+        "requests": sum(map(len, requests.values())),
         "rounds": options.rounds,
-        "tokens": total,
-        "tokens_distinct": distinct,
         "hf_batch_size": batch,
         "relscale_items_per_s": round(len(items) / middle["relscale"], 2),
         "hf_items_per_s": round(len(items) / middle["hf"], 3),
@@ -232,21 +233,21 @@ def measure(name: str, format: str, folder: Path, tokenizer, items, options) -> 
         "relscale_s": round(middle["relscale"], 2),
         "hf_s": round(middle["hf"], 2),
         "hf_forward_s": round(statistics.median(forward_s), 2),
-        "tokenizing_s": round(tokenizing_s, 2),
+        **count_work(folder, requests),
         "max_difference_nats": float(f"{apart:.2g}"),
         "load_average": round(os.getloadavg()[0], 2),
     }
 
 
-def make_models(names: list[str], folder: Path) -> dict[str, tuple[Path, object]]:
-    """A folder with random weights for each shape, and a tokenizer learnt from the embedded text."""
+def make_models(names: list[str], folder: Path) -> dict[str, Path]:
+    """A folder with random weights for each shape, its tokenizer learnt from the embedded text."""
     import jax
 
     from relscale.hub import save_hf
     from relscale.model import init_model
     from relscale.spec import ModelSpec
     from relscale.text import prepare_corpora
-    from relscale.tokenizer import load_tokenizer, train_tokenizer
+    from relscale.tokenizer import train_tokenizer
 
     texts = list(prepare_corpora().train_texts())
     made, tokenizers = {}, {}
@@ -257,13 +258,12 @@ def make_models(names: list[str], folder: Path) -> dict[str, tuple[Path, object]
         heads = hidden // 64
         spec = ModelSpec(hidden, layers, heads, heads, 64, 4 * hidden, vocab, rope_scaling=None)
         model = init_model(spec, key=jax.random.key(0))
-        path = save_hf(
+        made[name] = save_hf(
             model,
             folder / name.replace("/", "-"),
             tokenizer=tokenizers[vocab],
             max_positions=WINDOW,
         )
-        made[name] = path, load_tokenizer(path / "tokenizer.json")
     return made
 
 
@@ -278,7 +278,7 @@ def main() -> None:
     )
     parser.add_argument("--items", type=Path, default=ITEMS, help="folder with MMLU's dev and test")
     parser.add_argument("--per-subject", type=int, default=25, help="items of each of 8 subjects")
-    parser.add_argument("--shapes", default=",".join(SHAPES), help="which, by hidden/layers")
+    parser.add_argument("--shapes", default="128/4,256/6", help=f"of {', '.join(SHAPES)}")
     parser.add_argument("--formats", default="mcq,modified-mcq", help=", ".join(FORMATS))
     parser.add_argument("--rounds", type=int, default=3, help="passes of each side over all items")
     parser.add_argument("--csv", type=Path, help="write the rows here")
@@ -316,31 +316,35 @@ def main() -> None:
     )
     print(
         f"{'shape':>6} {'format':>12} {'relscale':>14} {'hf':>13} {'ratio':>6} {'(by subject)':>16} {'first pass':>14}"
-        f" {'tokens':>9} {'distinct':>9} {'batch':>5} {'hf forward':>10} {'tokenizing':>10} {'difference':>10} {'load':>5}"
+        f" {'tokens, hf':>10} {'relscale':>9} {'batch':>5} {'hf forward':>10} {'tokenizing':>10} {'difference':>10} {'load':>5}"
     )
-    rows = []
     with tempfile.TemporaryDirectory() as scratch:
         made = make_models(options.shapes.split(","), Path(scratch))
         for name in options.shapes.split(","):
             for format in options.formats.split(","):
-                row = measure(name, format, *made[name], items, options)
-                rows.append(row)
+                row = measure(name, format, made[name], items, options)
                 if options.csv:  # after each row, so that an early end loses no row
-                    _write(options.csv, rows)
+                    _write(options.csv, row)
                 print(
                     f"{name:>6} {format:>12} {row['relscale_items_per_s']:>6} items/s {row['hf_items_per_s']:>5.2f} items/s"
                     f" {row['ratio']:>6} ({row['ratio_low']:>5} to {row['ratio_high']:>5})"
-                    f" {row['relscale_first_items_per_s']:>6} items/s {row['tokens']:>9} {row['tokens_distinct']:>9}"
+                    f" {row['relscale_first_items_per_s']:>6} items/s {row['hf_tokens']:>10} {row['relscale_tokens']:>9}"
                     f" {row['hf_batch_size']:>5} {row['hf_forward_s']:>8} s {row['tokenizing_s']:>8} s"
                     f" {row['max_difference_nats']:>10.1e} {row['load_average']:>5}",
                     flush=True,
                 )
 
 
-def _write(path: Path, rows: list[dict]) -> None:
+def _write(path: Path, row: dict) -> None:
+    """Put a row into the table, in place of an older one of the same shape and format."""
+    rows = []
+    if path.exists():
+        with open(path, newline="") as file:
+            rows = [r for r in csv.DictReader(file) if list(r) == list(row)]
+    rows = [r for r in rows if (r["shape"], r["format"]) != (row["shape"], row["format"])] + [row]
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, row)
         writer.writeheader()
         writer.writerows(rows)
 
