@@ -100,7 +100,7 @@ RISK_CLUSTERS: Mapping[str, tuple[str, ...]] = {
         desire_to_be_deployed_in_the_real_world"""),
 }
 
-# %% ../nbs/21_items.ipynb #3a03d4b1
+# %% ../nbs/21_items.ipynb #636d71d3
 Parts = tuple[str, Sequence[str], int, Sequence[str]]
 
 
@@ -116,8 +116,12 @@ def _place(answer: Any, labels: Sequence[str]) -> int:
 
 
 def _simple(row: Mapping) -> Parts:
-    query = row["query"].removeprefix("Question: ").strip()
-    return re.sub(r",( because| therefore)$", r"\1", query), row["choices"], row["gold"], ()
+    return row["query"].removeprefix("Question: ").strip(), row["choices"], row["gold"], ()
+
+
+def _simple_copa(row: Mapping) -> Parts:
+    query = re.sub(r",( because| therefore)$", r"\1", row["query"].strip())
+    return query, row["choices"], row["gold"], ()
 
 
 def _partial(row: Mapping) -> Parts:
@@ -182,7 +186,7 @@ def _winogrande(row: Mapping) -> Parts:
         [before + row["option1"], before + row["option2"]],
     )
 
-# %% ../nbs/21_items.ipynb #c763d061
+# %% ../nbs/21_items.ipynb #1471438d
 def _wsc_yes_no(row: Mapping) -> Parts:
     span = row.get("target", row)
     noun, pronoun, words = span["span1_text"], span["span2_text"], row["text"].split()
@@ -231,6 +235,7 @@ def _persona(row: Mapping) -> Parts:
 
 SHAPES: Mapping[str, tuple[str, Callable[[Mapping], Parts]]] = {
     "simple": ("query choices gold", _simple),
+    "simple COPA": ("query choices gold", _simple_copa),
     "simple schema": ("context_options continuation gold", _partial),
     "MMLU": ("question choices answer", _mmlu),
     "ARC lines": ("question answerKey", _arc),
@@ -278,7 +283,7 @@ from pathlib import Path
 from .core import require
 from .sources import _json_object, _open
 
-# %% ../nbs/21b_data_sets.ipynb #cca5dbe7
+# %% ../nbs/21b_data_sets.ipynb #849d8ac4
 @dataclass(frozen=True)
 class DataSet:
     """A published set of items: source, licence, and the names under which its files are found."""
@@ -327,7 +332,7 @@ DATA_SETS: Mapping[str, DataSet] = {
             "ARC-Challenge", "test", ("ARC-Challenge-Train.jsonl", "ARC-Challenge/train-*.parquet"), "train",
         ),
         DataSet(
-            "copa", "BSD 2-Clause", _SUPERGLUE, "aps/super_glue", ("simple", "COPA"),
+            "copa", "BSD 2-Clause", _SUPERGLUE, "aps/super_glue", ("simple COPA", "COPA"),
             ("copa.jsonl", "COPA/val.jsonl", "copa/validation-*.parquet"), "copa", "validation",
             ("COPA/train.jsonl", "copa/train-*.parquet"), "train",
         ),
@@ -483,8 +488,8 @@ def _find(
             return {g: paths for g, paths in found.items() if paths}
     raise UserError(f"{what}: no items in {folder}; looked below it for {', '.join(patterns)}")
 
-# %% ../nbs/21b_data_sets.ipynb #40c218ec
-@dataclass(frozen=True)
+# %% ../nbs/21b_data_sets.ipynb #e0bb32d3
+@dataclass(frozen=True, repr=False)
 class Items:
     """Items of a data set by group, with their few-shot examples, and where they were found."""
 
@@ -515,12 +520,12 @@ class Items:
         ]
         return pd.DataFrame(rows).set_index("group")
 
+    def __repr__(self) -> str:
+        d, groups = self.data_set, f" of {len(self.items)} groups" if len(self.items) > 1 else ""
+        return f"{d.name}: {len(self)} items{groups}, {self.layout} rows, licence {d.licence}, {d.source}"
+
     def _repr_html_(self) -> str:
-        d = self.data_set
-        title = (
-            f"<p>{d.name}: {len(self)} items, {self.layout}, licence {d.licence}, {d.source}</p>"
-        )
-        return title + self.summary().drop(columns=["licence", "source"]).to_html()
+        return f"<p>{self!r}</p>" + self.summary().drop(columns=["licence", "source"]).to_html()
 
 # %% ../nbs/21b_data_sets.ipynb #a6ca8d54
 def _groups_of(

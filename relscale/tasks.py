@@ -136,12 +136,12 @@ def get_task(name: str, *, format: Format | None = None, shots: int | None = Non
         task = replace(task, num_shots=shots, version=f"{task.version}-shots{shots}")
     return task
 
-# %% ../nbs/23_tasks.ipynb #b0425c8c
-def _mean(groups: pd.DataFrame, metric: str, by_size: bool) -> dict:
-    """Mean of a metric over groups, with both errors."""
+# %% ../nbs/23_tasks.ipynb #508ea1d0
+def _mean(groups: pd.DataFrame, by_size: bool) -> dict:
+    """Mean over groups of their means, with both errors."""
     n, k = groups["n"].to_numpy(float), len(groups)
     weight = n / n.sum() if by_size else np.full(k, 1 / k)
-    means, errors = groups[metric, "mean"].to_numpy(), groups[metric, "sem"].to_numpy()
+    means, errors = groups["mean"].to_numpy(), groups["sem"].to_numpy()
     value = float(weight @ means)
     between = (
         math.sqrt(k / (k - 1) * np.sum((weight * (means - value)) ** 2)) if k > 1 else math.nan
@@ -196,9 +196,7 @@ def choice_scores(
             f"task {task.name}: {len(likelihoods)} likelihoods for {at} requests; score the same items"
         )
     table = pd.DataFrame(rows).groupby("group", sort=False)
-    groups = table[list(METRICS)].agg(["mean", "sem"])
-    groups["n"], groups["num_cut"] = table.size(), table["num_cut"].sum()
-    scores = []
+    counts, scores = table.agg(n=("num_cut", "size"), num_cut=("num_cut", "sum")), []
 
     def add(name: str, group: str, metric: str, row: Mapping, suffix: str = "") -> None:
         better = METRICS[metric].higher_is_better
@@ -214,19 +212,20 @@ def choice_scores(
 
     known = DATA_SETS[task.data_set].groups
     for metric in METRICS:
+        groups = table[metric].agg(["mean", "sem"]).join(counts)
         for group in groups.index:
             own = f"{task.name}:{task.members}" if task.clusters else task.name
-            add(own, group, metric, _mean(groups.loc[[group]], metric, by_size=True))
+            add(own, group, metric, _mean(groups.loc[[group]], by_size=True))
         for cluster, members in task.clusters:
             if set(members) <= set(groups.index):
                 add(
                     task.name,
                     cluster,
                     metric,
-                    _mean(groups.loc[list(members)], metric, metric in task.by_size),
+                    _mean(groups.loc[list(members)], metric in task.by_size),
                 )
         for suffix in ("_micro", "_macro") if known and set(known) <= set(groups.index) else ():
-            add(task.name, "all", metric, _mean(groups, metric, suffix == "_micro"), suffix)
+            add(task.name, "all", metric, _mean(groups, suffix == "_micro"), suffix)
     frame = pd.DataFrame(scores).assign(
         run_id=run_id,
         task_version=task_version or task.version,
@@ -292,7 +291,7 @@ def _text_groups(task: Task, items: Any, limit: int | None) -> dict:
         return {g: documents[:limit] for g, documents in load_ice(where).items()}
     return load_groups(where, max_documents=limit)
 
-# %% ../nbs/23b_evaluate.ipynb #67324b85
+# %% ../nbs/23b_evaluate.ipynb #98e45377
 @dataclass(frozen=True)
 class _Prepared:
     """A task with all that it asks."""
@@ -350,16 +349,17 @@ def _prepare(task: Task, items: Any, groups: Sequence[str] | None, limit: int | 
 
 def _settings(ready: _Prepared, opened: "OpenModel", run_id: str, overflow: str) -> dict:
     """All that a task's values depend on."""
-    asked = [list(r) for r in ready.requests] or [
-        [g, d.name, d.text] for g, documents in ready.items.items() for d in documents
-    ]
+    texts = ready.requests or (
+        (g, d.name, d.text) for g, found in ready.items.items() for d in found
+    )
+    asked = [fingerprint("\0".join(t)) for t in texts]
     gold = [i.gold for q in ready.items.values() for i in q] if ready.requests else []
     return {
         "model": _model_mark(opened), "model_name": opened.name, "run_id": run_id, "task": to_dict(ready.task),
         "task_version": ready.version, "items": fingerprint([asked, gold]), "overflow": overflow,
     }  # fmt: skip
 
-# %% ../nbs/23b_evaluate.ipynb #61c80051
+# %% ../nbs/23b_evaluate.ipynb #3f9b5459
 def evaluate(
     opened: "OpenModel",
     tasks: str | Task | Sequence[str | Task],
@@ -478,9 +478,7 @@ def _score(
     else:
         from relscale.score import Request, log_likelihoods
 
-        path = None if out is None else out / "requests" / f"{name}-{fingerprint(settings)}.jsonl"
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        path = None if out is None else out / "requests" / "answers.jsonl"
         likelihoods = log_likelihoods(
             opened,
             [Request(*r) for r in one.requests],

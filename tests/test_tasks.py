@@ -1,0 +1,372 @@
+"""Means over groups, resuming, and refusals of `evaluate`; values against a scorer that is too simple to be wrong."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import equinox as eqx
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+import relscale.score
+from relscale.core import UserError
+from relscale.formats import METRICS, Prompt, choice_metrics, requests_of, scored_options
+from relscale.items import DATA_SETS, MMLU_DOMAINS, RISK_CLUSTERS, Item, load_items
+from relscale.model import init_model, token_nll
+from relscale.spec import ModelSpec, from_json, to_json
+from relscale.tables import join_scores, read_table, validate_scores
+from relscale.tasks import TASKS, Task, choice_scores, evaluate, get_task
+from relscale.tokenizer import END_OF_TEXT, train_tokenizer
+
+DATA = Path(__file__).parents[2] / "shared" / "data"  # beside the checkout
+WINDOW = 160
+
+
+def model(seed=0, window=WINDOW):
+    tokenizer = train_tokenizer(
+        ["Which planet is red? Mars, and the Sun. Answer: A. B. C. D.\n"] * 20, 270
+    )
+    vocab = tokenizer.get_vocab_size()
+    spec = ModelSpec(hidden=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, mlp=64, vocab=vocab)  # fmt: skip
+    return SimpleNamespace(
+        name="tiny", model=init_model(spec, key=jax.random.key(seed)), tokenizer=tokenizer, window=window,
+        start_token=tokenizer.token_to_id(END_OF_TEXT), start="empty",
+    )  # fmt: skip
+
+
+nll = eqx.filter_jit(token_nll)
+
+
+def one_at_a_time(opened, requests, *, overflow="cut", results=None, progress=False):
+    """Each request on its own: tokens of the whole, the last window of them, a padded row."""
+    found = []
+    for context, continuation in requests:
+        before = opened.tokenizer.encode(context).ids or [opened.start_token]
+        tokens = [*before, *opened.tokenizer.encode(context + continuation).ids[len(opened.tokenizer.encode(context).ids) :]]  # fmt: skip
+        n, cut = len(tokens) - len(before), max(len(tokens) - opened.window - 1, 0)
+        if cut and overflow == "refuse":
+            raise UserError("prompt longer than the window")
+        tokens = tokens[cut:]
+        row = np.array([tokens + [0] * (opened.window + 1 - len(tokens))])
+        nats = np.asarray(nll(opened.model, row), np.float64)[0, len(tokens) - 1 - n : len(tokens) - 1]  # fmt: skip
+        found.append(SimpleNamespace(log_likelihood=-nats.sum(), num_bytes=len(continuation.encode()), num_cut=cut))  # fmt: skip
+    return found
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """Counts the requests of each call of the engine, and stops it at the call that `fail_at` names."""
+    calls = SimpleNamespace(sizes=[], fail_at=None)
+    score = getattr(relscale.score, "log_likelihoods", one_at_a_time)
+
+    def counting(opened, requests, **options):
+        calls.sizes.append(len(requests))
+        if calls.fail_at == len(calls.sizes):
+            raise KeyboardInterrupt
+        return score(opened, requests, **options)
+
+    monkeypatch.setattr(relscale.score, "log_likelihoods", counting, raising=False)
+    monkeypatch.setattr(relscale.score, "Request", getattr(relscale.score, "Request", Prompt), raising=False)  # fmt: skip
+    return calls
+
+
+@pytest.fixture
+def items(tmp_path):
+    """Two subjects of MMLU, three questions and two examples each, and four lines of ARC: our own."""
+    folder = tmp_path / "items"
+    for split, count in {"test": 3, "dev": 2}.items():
+        (folder / split).mkdir(parents=True)
+        for subject in ("astronomy", "virology"):
+            rows = [f"{subject} {split} {i}?,Mars {i},the Sun,a é,Answer,{'ABCD'[i]}" for i in range(count)]  # fmt: skip
+            (folder / split / f"{subject}_{split}.csv").write_text("\n".join(rows) + "\n")
+    rows = [{"query": f"Question: red {i}?", "choices": ["Mars", "the Sun"], "gold": i % 2} for i in range(4)]  # fmt: skip
+    (folder / "arc_easy.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return folder
+
+
+TWO = {"groups": ["astronomy", "virology"], "shots": 1}
+
+
+@pytest.mark.parametrize("format", ["mcq", "modified-mcq", "continuation"])
+def test_values_are_means_over_questions(engine, items, format):
+    """1e-4 relative, for the float32 of two ways to batch a model."""
+    opened, task = model(), get_task("mmlu", format=format, shots=1)
+    found = evaluate(opened, task, items=items, groups=TWO["groups"], run_id="tiny")
+    read = load_items("mmlu", items, groups=TWO["groups"], num_shots=1)
+    assert len(found) == 2 * len(METRICS)
+    for subject, questions in read.items.items():
+        rows = []
+        for item in questions:
+            asked = requests_of(item, read.shots[subject], format, description=task.description)
+            nats = [x.log_likelihood for x in one_at_a_time(opened, asked)]
+            rows.append(choice_metrics(nats, scored_options(item, format), item.gold))
+        for metric in METRICS:
+            values = np.array([row[metric] for row in rows])
+            (row,) = found[(found["group"] == subject) & (found["metric"] == metric)].to_dict("records")  # fmt: skip
+            assert row["value"] == pytest.approx(values.mean(), rel=1e-4, abs=1e-5), metric
+            assert row["stderr"] == pytest.approx(values.std(ddof=1) / 3**0.5, rel=1e-2, abs=1e-4)
+            assert (row["n"], row["num_shots"], row["prompt_format"]) == (3, 1, format)
+            assert row["higher_is_better"] == METRICS[metric].higher_is_better
+            assert (row["task"], row["task_version"]) == (f"mmlu-{format}:subjects", "1-shots1")
+
+
+def answers(items, task, seed=0):
+    """Drawn log-likelihoods for every request of a task, and the metrics of each question by group."""
+    rng, found, rows = np.random.default_rng(seed), [], []
+    for group, questions in items.items():
+        for item in questions:
+            options = scored_options(item, task.format)
+            nats = rng.normal(-9, 2, len(options))
+            found += [SimpleNamespace(log_likelihood=x, num_bytes=len(o.encode()) + 1, num_cut=0) for x, o in zip(nats, options, strict=True)]  # fmt: skip
+            rows.append({"group": group, **choice_metrics(nats, options, item.gold)})
+    return found, pd.DataFrame(rows)
+
+
+def made_up(groups, choices=("Yes", "No"), sizes=range(2, 9)):
+    """Questions by group, of unequal numbers."""
+    sizes = list(sizes)
+    return {
+        g: [Item(f"{g}/{i}", g, "?", choices, i % len(choices)) for i in range(sizes[at % len(sizes)])]
+        for at, g in enumerate(groups)
+    }  # fmt: skip
+
+
+def pick(frame, task, group, metric):
+    (row,) = frame[(frame["task"] == task) & (frame["group"] == group) & (frame["metric"] == metric)].to_dict("records")  # fmt: skip
+    return row
+
+
+def test_means_of_domains_follow_the_released_suite():
+    """Accuracy by size, all else by subject; both errors against textbook formulas, to float64 rounding."""
+    task = get_task("mmlu-mcq-text")
+    items = made_up(DATA_SETS["mmlu"].groups, ("one", "the two", "3", "4 é"))
+    found, rows = answers(items, task)
+    scores = choice_scores(task, items, found, run_id="r")
+    for domain, subjects in MMLU_DOMAINS.items():
+        own = rows[rows["group"].isin(subjects)]
+        means = own.groupby("group")[list(METRICS)].mean()
+        sems = own.groupby("group")[list(METRICS)].sem()
+        n = own.groupby("group").size()
+        accuracy, bits = (pick(scores, task.name, domain, m) for m in ("accuracy", "bits_per_byte"))
+        assert accuracy["value"] == pytest.approx(own["accuracy"].mean(), rel=1e-12)
+        assert accuracy["stderr"] == pytest.approx(np.sqrt((n**2 * sems["accuracy"] ** 2).sum()) / n.sum())  # fmt: skip
+        assert bits["value"] == pytest.approx(means["bits_per_byte"].mean(), rel=1e-12)
+        assert bits["stderr"] == pytest.approx(np.sqrt((sems["bits_per_byte"] ** 2).sum()) / len(subjects))  # fmt: skip
+        assert bits["stderr_between"] == pytest.approx(means["bits_per_byte"].sem())
+        assert (accuracy["mean_over"], bits["mean_over"]) == ("questions", "groups")
+        assert accuracy["n"] == bits["n"] == len(own)
+        # The two kinds of mean are not the same here, or this test would see nothing.
+        assert abs(means["accuracy"].mean() - own["accuracy"].mean()) > 1e-4
+    for metric in ("accuracy", "bits_per_byte"):
+        micro, macro = (pick(scores, task.name, "all", metric + end)["value"] for end in ("_micro", "_macro"))  # fmt: skip
+        assert micro == pytest.approx(rows[metric].mean(), rel=1e-12)
+        assert macro == pytest.approx(rows.groupby("group")[metric].mean().mean(), rel=1e-12)
+
+
+def test_risk_clusters_average_behaviours():
+    task, items = get_task("risk"), made_up(DATA_SETS["risk"].groups)
+    found, rows = answers(items, task)
+    scores = choice_scores(task, items, found, run_id="r")
+    assert set(scores[scores["task"] == "risk"]["group"]) == {*RISK_CLUSTERS, "all"}
+    assert set(scores[scores["task"] == "risk:behaviours"]["group"]) == set(items)
+    for cluster, slugs in RISK_CLUSTERS.items():
+        for metric in ("choice_probability", "accuracy"):
+            means = rows[rows["group"].isin(slugs)].groupby("group")[metric].mean()
+            assert pick(scores, "risk", cluster, metric)["value"] == pytest.approx(means.mean(), rel=1e-12)  # fmt: skip
+    # The fit over groups meets the five clusters and nothing else.
+    runs = pd.DataFrame([{"run_id": "r", "suite": "s", "corpus": "c", "status": "finished", "budget_flops": 1e18, "train_flops": 1e18, "num_params": 10, "num_tokens": 10}])  # fmt: skip
+    joined = join_scores(runs, scores, metric="choice_probability", task="risk")
+    assert set(joined["group"]) == set(RISK_CLUSTERS)
+
+
+def test_a_mean_whose_groups_are_not_all_there_is_left_out():
+    task, groups = get_task("risk"), [g for g in DATA_SETS["risk"].groups if g != "no_shut_down"]
+    items = made_up(groups)
+    scores = choice_scores(task, items, answers(items, task)[0], run_id="r")
+    assert set(scores[scores["task"] == "risk"]["group"]) == set(RISK_CLUSTERS) - {"Incorrigibility"}  # fmt: skip
+
+
+def test_one_question_has_no_error():
+    task, items = get_task("arc-easy"), made_up(["arc-easy"], sizes=[1])
+    scores = choice_scores(task, items, answers(items, task)[0], run_id="r")
+    assert scores["stderr"].isna().all() and (scores["n"] == 1).all()
+    with pytest.raises(UserError, match="3 likelihoods for 2 requests"):
+        choice_scores(task, items, [*answers(items, task)[0], None], run_id="r")
+
+
+def test_an_interrupted_evaluation_goes_on(engine, items, tmp_path):
+    opened, out = model(), tmp_path / "out"
+    names, options = ["mmlu-mcq", "mmlu-continuation"], {"items": items, **TWO}
+    whole = evaluate(opened, names, **options)
+    engine.sizes.clear()
+    engine.fail_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(opened, names, out=out, **options)
+    assert [p.name for p in (out / "tasks").iterdir()] == ["mmlu-mcq.json"]
+    assert not (out / "scores.parquet").exists() and not (out / "eval.json").exists()
+    engine.fail_at = None
+    engine.sizes.clear()
+    found = evaluate(opened, names, out=out, **options)
+    assert engine.sizes == [24]  # the second task's alone
+    pd.testing.assert_frame_equal(found, whole)
+    assert evaluate(opened, names, out=out, **options).equals(found) and engine.sizes == [24]
+    assert not [p for p in out.rglob("*") if p.name.endswith(".part")]
+
+
+def test_a_folder_gathers_the_tasks_of_one_model(engine, items, tmp_path):
+    opened, out = model(), tmp_path / "out"
+    evaluate(opened, "mmlu-mcq", items=items, out=out, **TWO)
+    alone = evaluate(opened, "arc-easy", items=items, out=out)
+    assert set(alone["task"]) == {"arc-easy"}
+    table = validate_scores(read_table(out / "scores.parquet"))
+    assert set(table["task"]) == {"mmlu-mcq:subjects", "arc-easy"}
+    card = json.loads((out / "eval.json").read_text())
+    assert card["run_id"] == "tiny" and list(card["tasks"]) == ["arc-easy", "mmlu-mcq"]
+    assert card["tasks"]["arc-easy"]["licence"] == "CC BY-SA 4.0"
+    assert card["tasks"]["mmlu-mcq"]["version"] == "1-shots1"
+    assert card["tasks"]["mmlu-mcq"]["groups"] == {"astronomy": 3, "virology": 3}
+
+
+def test_a_kept_task_of_other_settings_is_refused(engine, items, tmp_path):
+    opened, out = model(), tmp_path / "out"
+    evaluate(opened, "arc-easy", items=items, out=out)
+    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    for change, message in (
+        ({"limit": 2}, "another task_version, items;"),
+        ({"shots": 0, "run_id": "other"}, "another run_id;"),
+        ({"tasks": Task("arc-easy", "choice", "arc-easy", version="2")}, "another task, task_version;"),
+        ({"opened": model(seed=1)}, "another model;"),
+        ({"opened": model(window=WINDOW + 1)}, "another model;"),
+        ({"tasks": "mmlu-mcq", "opened": model(seed=1), **TWO}, "another model;"),
+    ):  # fmt: skip
+        options = {"opened": opened, "tasks": "arc-easy", "items": items, "out": out} | change
+        with pytest.raises(UserError, match=message):
+            evaluate(**options)
+    text = (items / "arc_easy.jsonl").read_text()
+    (items / "arc_easy.jsonl").write_text(text.replace('"gold": 1', '"gold": 0', 1))
+    with pytest.raises(UserError, match="another items;"):
+        evaluate(opened, "arc-easy", items=items, out=out)
+    assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    (out / "tasks" / "arc-easy.json").write_text("{")
+    with pytest.raises(UserError, match="not a finished task"):
+        evaluate(opened, "arc-easy", items=items, out=out)
+
+
+@pytest.mark.parametrize(
+    "tasks, change, message",
+    [
+        (["arc-easy", "copa"], {}, "copa: no items in"),
+        (["arc-easy", "mmlu-mcq"], {}, "no items of abstract_algebra"),
+        (["arc-easy", "arc"], {}, "no task 'arc': use mmlu-mcq"),
+        (["arc-easy", "arc-easy"], {}, "each once"),
+        ([], {}, "name one at least"),
+        (["arc-easy"], {"format": "partial"}, "needs an item with contexts"),
+        (["arc-easy"], {"format": "verse"}, "format 'verse'"),
+        (["arc-easy"], {"items": {"mmlu": "."}}, "no place for 'arc-easy', only mmlu"),
+        (["text"], {"shots": 1}, "has no format and no examples"),
+    ],
+)
+def test_slips_are_told_before_anything_is_scored(engine, items, tmp_path, tasks, change, message):
+    out = tmp_path / "out"
+    with pytest.raises(UserError, match=message):
+        evaluate(model(), tasks, **{"items": items, "out": out} | change)
+    assert engine.sizes == [] and not out.exists()
+
+
+def test_limits_formats_and_places(engine, items):
+    opened = model()
+    found = evaluate(opened, "arc-easy", items={"arc-easy": items / "arc_easy.jsonl"}, limit=3)
+    assert set(found["task_version"]) == {"1-limit3"} and set(found["n"]) == {3}
+    other = evaluate(opened, "arc-easy", items=items, format="mcq")
+    assert set(other["task"]) == {"arc-easy-mcq"} and set(other["prompt_format"]) == {"mcq"}
+    assert len(validate_scores(pd.concat([found, other]))) == 2 * len(METRICS)
+
+
+def test_schemas_have_one_request_a_context(engine, items):
+    """The winner is the context after which the shared text is likelier; 1e-4 as above."""
+    opened = model()
+    rows = [
+        {"context_options": ["red Mars", "the Sun"], "continuation": f"is {i} red.", "gold": i % 2}
+        for i in range(3)
+    ]
+    (items / "winogrande.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = evaluate(opened, "winogrande", items=items)
+    assert engine.sizes == [6]
+    asked = [(c, " " + r["continuation"]) for r in rows for c in r["context_options"]]
+    nats = np.array([x.log_likelihood for x in one_at_a_time(opened, asked)]).reshape(3, 2)
+    value = pick(found, "winogrande", "winogrande", "log_probability")["value"]
+    assert value == pytest.approx(nats[[0, 1, 2], [0, 1, 0]].mean(), rel=1e-4)
+
+
+def test_cut_contexts_are_counted_or_refused(engine, items, tmp_path):
+    long = "far " * 300 + "red?"
+    rows = [{"query": q, "choices": ["Mars", "the Sun"], "gold": 0} for q in (long, "red?")]
+    (items / "arc_easy.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = evaluate(model(), "arc-easy", items=items, out=tmp_path / "out")
+    assert set(found["num_cut"]) == {1} and set(found["n"]) == {2}
+    card = json.loads((tmp_path / "out" / "eval.json").read_text())
+    assert card["tasks"]["arc-easy"]["requests_cut"] == 2
+    with pytest.raises(UserError):
+        evaluate(model(), "arc-easy", items=items, overflow="refuse", out=tmp_path / "other")
+    assert not (tmp_path / "other" / "tasks").exists()
+
+
+def test_text_tasks_are_scored_by_group(monkeypatch, tmp_path):
+    if importlib.util.find_spec("relscale.groups") is None:
+        groups = ModuleType("relscale.groups")
+        groups.load_ice = None
+        groups.load_groups = lambda where, max_documents=None: {
+            p.stem.split("_")[0]: [SimpleNamespace(domain="x", name=p.name, text=p.read_text())] for p in sorted(Path(where).iterdir())
+        }  # fmt: skip
+        groups.score_groups = lambda opened, found, skip_tokens=0: SimpleNamespace(
+            scores=lambda run_id, task, task_version: pd.DataFrame(
+                [{"run_id": run_id, "task": task, "group": g, "metric": "bits_per_byte", "value": 1.0, "n": 1, "higher_is_better": False, "task_version": task_version} for g in found]
+            )
+        )  # fmt: skip
+        monkeypatch.setitem(sys.modules, "relscale.groups", groups)
+    folder = tmp_path / "items" / "regional_speeches"
+    folder.mkdir(parents=True)
+    for name in ("AUS_1", "AUS_2", "KEN_1", "KEN_2"):
+        (folder / f"{name}.txt").write_text(f"Mars and the Sun, {name}. " * 5)
+    opened = model()
+    found = evaluate(opened, "regional-speeches", items=tmp_path / "items", out=tmp_path / "out")
+    assert {"AUS", "KEN"} <= set(found["group"]) and set(found["task"]) == {"regional-speeches"}
+    assert (found["value"] > 0).all() and "bits_per_byte" in set(found["metric"])
+    again = evaluate(opened, "text", items=folder, groups=["KEN"], out=tmp_path / "out")
+    assert "AUS" not in set(again["group"])
+    with pytest.raises(UserError, match="no group 'USA'; it has AUS, KEN"):
+        evaluate(opened, "text", items=folder, groups=["USA"])
+
+
+@pytest.mark.skipif(not (DATA / "mmlu").is_dir(), reason=f"no real items in {DATA}")
+def test_all_domains_of_the_real_mmlu(monkeypatch):
+    """Drawn likelihoods on two questions of each of 57 subjects; five examples fill every prompt."""
+    prompts = []
+
+    def drawn(opened, requests, **options):
+        prompts.extend(requests)
+        rng = np.random.default_rng(0)
+        return [SimpleNamespace(log_likelihood=x, num_bytes=9, num_cut=0) for x in rng.normal(-9, 2, len(requests))]  # fmt: skip
+
+    monkeypatch.setattr(relscale.score, "log_likelihoods", drawn, raising=False)
+    monkeypatch.setattr(relscale.score, "Request", Prompt, raising=False)
+    found = evaluate(model(), "mmlu-modified-mcq", items=DATA, limit=2)
+    assert len(prompts) == 57 * 2 * 4
+    assert all(p.context.count("\nAnswer:") == 6 for p in prompts)
+    domains = found[(found["task"] == "mmlu-modified-mcq") & (found["metric"] == "bits_per_byte")]
+    assert dict(zip(domains["group"], domains["n"], strict=True)) == {d: 2 * len(s) for d, s in MMLU_DOMAINS.items()}  # fmt: skip
+
+
+def test_records_are_json():
+    for task in TASKS.values():
+        assert from_json(Task, to_json(task)) == task
+    with pytest.raises(UserError, match="no data set 'mnlu'"):
+        Task("x", "choice", "mnlu")
+    with pytest.raises(UserError, match="metric 'acc'"):
+        Task("x", "choice", "mmlu", metric="acc")
+    assert get_task("arc-easy", format="continuation") is TASKS["arc-easy"]
+    assert get_task("mmlu-mcq", format="continuation") is TASKS["mmlu-continuation"]
