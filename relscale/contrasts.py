@@ -379,10 +379,10 @@ def compare_fits(
     estimates = pd.DataFrame(table).T.rename_axis(group).infer_objects()
     return FitComparison(fit, pd.concat(curves, ignore_index=True), estimates)
 
-# %% ../nbs/36b_formats.ipynb #c768829a
+# %% ../nbs/36b_formats.ipynb #62b58c73
 from typing import Literal
 
-from .tables import join_scores
+from .tables import join_scores, validate_runs, validate_scores
 
 # %% ../nbs/36b_formats.ipynb #8aec583a
 def error_of(values: np.ndarray, higher_is_better: bool, name: str = "metric") -> np.ndarray:
@@ -542,7 +542,7 @@ class FormatComparison(Result):
             for name, row in table.iterrows()
         )
 
-# %% ../nbs/36b_formats.ipynb #363821c1
+# %% ../nbs/36b_formats.ipynb #18b07683
 def compare_formats(
     runs: pd.DataFrame,
     scores: pd.DataFrame,
@@ -592,6 +592,7 @@ def compare_formats(
         raise UserError(f"law={law!r}: choose 'power' or 'logarithm'")
     if n_bootstrap < 100:
         raise UserError(f"n_bootstrap={n_bootstrap}: an interval needs at least 100 draws")
+    runs, scores = validate_runs(runs), validate_scores(scores)
     reference = next(iter(formats), None) if reference is None else reference
     if reference not in formats:
         raise UserError(f"no format {reference!r}: there is {', '.join(formats) or 'none'}")
@@ -671,9 +672,11 @@ def _format_rows(
     lacking = [c for c in (scale, block) if c is not None and c not in runs.columns]
     if lacking:
         raise UserError(f"runs lack {lacking[0]!r}: there is {', '.join(map(str, runs.columns))}")
-    upward = scores.loc[(scores["task"] == task) & (scores["metric"] == metric), "higher_is_better"]
+    own = scores[scores["task"] == task]
+    scores = scores if own.empty else own  # each join checks all that it is given
     rows = join_scores(runs, scores, metric=metric, task=task)
-    rows["error"] = error_of(rows["value"], bool(upward.iloc[0]), f"{metric} of {task}")
+    upward = bool(scores.loc[scores["metric"] == metric, "higher_is_better"].iloc[0])
+    rows["error"] = error_of(rows["value"], upward, f"{metric} of {task}")
     rows["accuracy"] = np.nan
     if accuracy is not None:
         hits = join_scores(runs, scores, metric=accuracy, task=task)

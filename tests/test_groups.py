@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import math
+import subprocess
+import sys
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -164,8 +166,8 @@ def test_embedded_domains_are_groups():
 @pytest.mark.skipif(
     not importlib.util.find_spec("datasets"), reason="relscale[datasets] is not installed"
 )
-@pytest.mark.parametrize("by", ["split", "nation"])
-def test_data_sets_by_split_and_by_column(tmp_path, monkeypatch, by):
+@pytest.mark.parametrize("by", ["split", "nation", "config"])
+def test_data_sets_by_split_column_and_configuration(tmp_path, monkeypatch, by):
     import datasets.config
 
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
@@ -175,8 +177,11 @@ def test_data_sets_by_split_and_by_column(tmp_path, monkeypatch, by):
         f"{split}.jsonl": "".join(json.dumps({"body": t, "nation": n}) + "\n" for t, n in own)
         for split, own in rows.items()
     })  # fmt: skip
+    if by == "config":
+        cards = [f"- config_name: {n}\n  data_files: {n}.jsonl\n" for n in rows]
+        write(tmp_path / "ice", {"README.md": f"---\nconfigs:\n{''.join(cards)}---\n"})
     groups = load_groups(f"hf:{tmp_path / 'ice'}", by=by, text_field="body")
-    if by == "split":
+    if by in ("split", "config"):
         assert plain(groups) == {"test": ["three"], "train": ["one", "two"]}
     else:  # a column of the split that is read when none is named
         assert plain(groups) == {"X": ["two"], "Y": ["one"]}
@@ -446,3 +451,10 @@ def test_a_tokenizer_that_changes_text_is_refused(opened):
 def test_plot():
     ax = toy().plot()
     assert ax.get_xlabel() == "bits per byte (toy)" and len(ax.get_yticklabels()) == 3
+
+
+def test_import_is_light():
+    heavy = "{'jax', 'datasets', 'tokenizers', 'matplotlib', 'scipy'}"
+    code = f"import sys, relscale.groups; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
