@@ -22,7 +22,7 @@ from .cost import StepChoices
 from .plan import HELD2025_BUDGETS, RECIPES, plan_isoflop, save_plan
 from .study import StudyConfig
 
-# %% ../nbs/56_cli.ipynb #3e87eaa5
+# %% ../nbs/56_cli.ipynb #b0004504
 @dataclass(frozen=True)
 class StudyCommand:
     """Train a small suite on real text and report which domains gain from scale."""
@@ -36,8 +36,8 @@ class StudyCommand:
     """Print the plan, its FLOPs and the expected time, and stop."""
 
     def run(self) -> int:
+        from relscale.executors import available_cores
         from relscale.study import describe_plan, run_study, study_plan
-        from relscale.sweep import available_cores
 
         if self.workers is not None and self.workers < 1:
             raise UserError(f"--workers {self.workers}: must be at least 1")
