@@ -65,16 +65,16 @@ def next_run(todo: Sequence[RunSpec], compiling: set[str], keys: Mapping[str, st
     """The first run whose program nobody is just compiling, or else the first."""
     return next((run for run in todo if keys[run.run_id] not in compiling), todo[0])
 
-# %% ../nbs/52_sweep.ipynb #72e438bb
+# %% ../nbs/52_sweep.ipynb #f6e9bb25
 @dataclass(frozen=True)
 class RetryPolicy:
     """How often a run is tried again in one sweep, by what ended its attempts."""
 
-    lost: int = 5
+    lost_retries: int = 5
     """Its worker died, and the run had got no further than when the last one did."""
-    out_of_memory: int = 1
+    memory_retries: int = 1
     """Memory ran out; other runs may have taken it."""
-    failed: int = 1
+    failed_retries: int = 1
     """Any other exception: begun anew, without what earlier attempts left."""
 
     def __post_init__(self):
@@ -86,19 +86,17 @@ class RetryPolicy:
 class _Tries:
     """The attempts at one run that came to nothing, as this driver has seen them."""
 
-    lost: int = 0
-    out_of_memory: int = 0
-    failed: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
     step: int = -1
 
     def again(self, policy: RetryPolicy, outcome: str, step: int) -> bool:
         """Count an attempt; whether the run may be tried again."""
-        name = outcome.replace("-", "_")
-        if name == "lost" and step > self.step:
-            self.lost = 0
+        if outcome == "lost" and step > self.step:
+            self.counts["lost"] = 0
         self.step = max(self.step, step)
-        setattr(self, name, getattr(self, name) + 1)
-        return getattr(self, name) <= getattr(policy, name)
+        self.counts[outcome] = self.counts.get(outcome, 0) + 1
+        most = {"lost": policy.lost_retries, "out-of-memory": policy.memory_retries}
+        return self.counts[outcome] <= most.get(outcome, policy.failed_retries)
 
 # %% ../nbs/52_sweep.ipynb #1d171bb5
 @dataclass(frozen=True)
