@@ -164,7 +164,7 @@ def _locked(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/50_store.ipynb #6ba03ab6
+# %% ../nbs/50_store.ipynb #3e1b7111
 @dataclass(frozen=True)
 class ObjectStore:
     """A store in a bucket, under a prefix of its names."""
@@ -231,7 +231,8 @@ class ObjectStore:
 
     def replace(self, name: str, content: bytes, version: object) -> object | None:
         """Put an object in place of the one that was found with this version; None when it has changed."""
-        return self._put_if(name, content, {"e_tag": version[0], "version": version[1]})
+        marks = zip(("e_tag", "version"), version, strict=True)
+        return self._put_if(name, content, {k: v for k, v in marks if v is not None})
 
     def delete(self, name: str) -> None:
         """Remove an object, if it is there."""

@@ -6,7 +6,7 @@
 __all__ = ['LOOK_S', 'claim', 'program_key', 'next_run', 'RetryPolicy', 'SweepResult', 'sweep', 'make_tables', 'put_tables',
            'progress_bar']
 
-# %% ../nbs/52_sweep.ipynb #6bc04ce4
+# %% ../nbs/52_sweep.ipynb #3a9972af
 import contextlib
 import dataclasses
 import signal
@@ -19,7 +19,16 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .attempts import Attempt, Job, Outcome, execute, outcome_of, read_record, read_result
+from relscale.attempts import (
+    Attempt,
+    Job,
+    Outcome,
+    execute,
+    outcome_of,
+    read_record,
+    read_result,
+    scratch_root,
+)
 from .core import RunFailed, UserError, WorkerLost, fingerprint, human, human_time, require
 from .executors import available_cores, open_executor
 from .leases import Watch
@@ -98,7 +107,7 @@ class _Tries:
         most = {"lost": policy.lost_retries, "out-of-memory": policy.memory_retries}
         return self.counts[outcome] <= most.get(outcome, policy.failed_retries)
 
-# %% ../nbs/52_sweep.ipynb #1d171bb5
+# %% ../nbs/52_sweep.ipynb #35445cae
 @dataclass(frozen=True)
 class SweepResult:
     """What a sweep leaves: results by run id, why other runs have none, and where the core time went."""
@@ -176,7 +185,7 @@ def sweep(
     driver = _Driver(runs, job, retries, say, on_progress)
     if not driver.todo:
         return driver.result(0.0, 0)
-    compiled = None if driver.store.local is None else driver.store.local / "compiled"
+    compiled = (driver.store.local or scratch_root()) / "compiled"
     if on == "local" and executor is None:
         num_workers = min(num_workers or _places(), len(driver.todo))
     begun = time.monotonic()
