@@ -8,13 +8,13 @@ import time
 import uuid
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from s3_server import bucket
 
 from relscale.core import UserError
 from relscale.leases import Lease, LeaseLost, LeaseRule, Watch, take, this_process
-from relscale.store import connect, download, files_under, seal, unseal, upload
+from relscale.store import Found, connect, download, files_under, seal, unseal, upload
 
 
 @pytest.fixture(scope="module")
@@ -166,44 +166,71 @@ def take_far(store, name, rule, **kwargs) -> Lease | None:
     return lease
 
 
-@given(
-    st.lists(
-        st.tuples(st.sampled_from("bpwcr"), st.integers(0, 3), st.floats(0.1, 25)), max_size=40
-    )
-)
-@settings(max_examples=150, deadline=None)
-def test_two_never_hold_a_lease(tmp_path_factory, moves):
-    """Machines beat, pause, check, release, and watch and take over, in any order: never do two pass `check`.
+class Dict:
+    """A store in memory, as fast as examples by the thousand need it."""
 
-    Each machine's clock starts elsewhere, some hours apart. A holder that was paused may believe in its
-    lease only until it checks. The bug planted: `take` that ignores `dead`, or `check` that does not renew
-    an old lease, fails within a few examples.
+    def __init__(self):
+        self.held = {}
+
+    def find(self, name):
+        return self.held.get(name)
+
+    def create(self, name, content):
+        return None if name in self.held else self._put(name, content)
+
+    def replace(self, name, content, version):
+        found = self.held.get(name)
+        return self._put(name, content) if found and found.version == version else None
+
+    def _put(self, name, content):
+        self.held[name] = Found(content, content)
+        return content
+
+
+MOVES = st.lists(
+    st.tuples(st.sampled_from("bcrwwtt"), st.integers(0, 1), st.sampled_from([0.1, 8, 13, 16, 31])),
+    min_size=6,
+    max_size=40,
+)
+
+
+@given(MOVES)
+@example([("t", 0, 0.1), ("w", 1, 0.1), ("w", 1, 13), ("t", 1, 0.1), ("c", 0, 0.1)])
+@settings(max_examples=1000, deadline=None, derandomize=True)
+def test_two_never_hold_a_lease(moves):
+    """Machines beat, pause, release, watch, and take over, in any order: never do two pass `check`.
+
+    Each machine's clock starts elsewhere, hours apart. One that was paused may believe in its lease only
+    until it checks. Seen to fail when `take` ignores which mark was dead, when `check` does not renew an
+    old lease, and when a watcher waits for less than a holder may be silent.
     """
-    store, rule = connect(tmp_path_factory.mktemp("s")), LeaseRule(3.0, 30.0)
-    now, clocks = [0.0], [lambda k=k: now[0] + 3600.0 * k for k in range(4)]
-    held: dict[int, Lease] = {}
+    store, rule = Dict(), LeaseRule(3.0, 30.0)
+    now, held, dead = [0.0], {}, {}
+    clocks = [lambda k=k: now[0] + 3600.0 * k for k in range(2)]
     watches = [Watch(rule, clock) for clock in clocks]
     for move, who, pause in moves:
         now[0] += pause
-        lease = held.get(who)
-        if move == "b" and lease:
-            lease.beat()
-        elif move == "r" and lease:
-            lease.release("preempted")
-            del held[who]
-        elif move == "w" and not lease:
+        if move == "b" and who in held:
+            held[who].beat()
+        elif move == "r" and who in held:
+            held.pop(who).release("preempted")
+        elif move == "w" and who not in held:
             found = store.find("lease.json")
-            dead = watches[who].dead("x", unseal(found.content) if found else None)
-            if taken := take_far(store, "lease.json", rule, dead=dead, clock=clocks[who]):
+            if mark := watches[who].dead("x", unseal(found.content) if found else None):
+                dead[who] = mark
+        elif move == "t" and who not in held:
+            mark = dead.pop(who, None)
+            if taken := take_far(store, "lease.json", rule, dead=mark, clock=clocks[who]):
                 held[who] = taken
-        passed = []
-        for k in list(held):
-            try:
-                held[k].check()
-                passed.append(k)
-            except LeaseLost:
-                del held[k]
-        assert len(passed) <= 1
+        elif move == "c":
+            passed = []
+            for k in list(held):
+                try:
+                    held[k].check()
+                    passed.append(k)
+                except LeaseLost:
+                    del held[k]
+            assert len(passed) <= 1
 
 
 def test_a_lease_is_taken_by_one_of_many_threads(store):
