@@ -273,7 +273,7 @@ def _run_folder(store: Store, run_id: str) -> Iterator[Path]:
     ) as scratch:
         yield Path(scratch)
 
-# %% ../nbs/51c_attempts.ipynb #ad56ece2
+# %% ../nbs/51c_attempts.ipynb #c34f47b0
 def _clear(store: Store, run_id: str, *, keep: tuple[str, ...] = ("lease.json",)) -> None:
     """Empty a run's folder in the store, but for some files."""
     if store.local is None:
@@ -335,8 +335,6 @@ def _check_rows(folder: Path) -> None:
             break
         good.append(line)
         last = row["step"]
-    if len(good) == len(lines):
-        return
     steps = [
         p for p in (folder / "checkpoints").glob("*") if p.name.isdigit() and int(p.name) > last
     ]
@@ -344,7 +342,8 @@ def _check_rows(folder: Path) -> None:
         warnings.warn(f"{path}: damaged after step {last}; going back", stacklevel=2)
     for step in steps:
         shutil.rmtree(step)
-    write_atomic(path, b"".join(line + b"\n" for line in good))
+    if len(good) < len(lines):
+        write_atomic(path, b"".join(line + b"\n" for line in good))
 
 # %% ../nbs/51c_attempts.ipynb #9fb8aaf5
 @dataclass(frozen=True)
