@@ -212,7 +212,7 @@ class LocalExecutor(Executor):
         for thread in self._threads if wait else ():
             thread.join()
 
-# %% ../nbs/51_executors.ipynb #69a76aeb
+# %% ../nbs/51_executors.ipynb #5c391887
 @contextlib.contextmanager
 def local_executor(
     num_workers: int | None = None,
@@ -273,7 +273,7 @@ def open_executor(
     environment = {**WORKER_ENVIRONMENT, **(environment or {})}
     if compiled is not None:
         environment["JAX_COMPILATION_CACHE_DIR"] = str(compiled.absolute())
-        environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+        environment.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.05")
     if on == "local":
         if options is not None:
             raise UserError("--on local has no options of its own")
