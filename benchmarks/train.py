@@ -267,7 +267,7 @@ def main() -> None:
         )
     import jax
 
-    from relscale.sweep import WORKER_ENVIRONMENT
+    from relscale.executors import WORKER_ENVIRONMENT
 
     options.environment = WORKER_ENVIRONMENT
     cores = sorted(os.sched_getaffinity(0))[:2]

@@ -78,7 +78,7 @@ def _move_threads(cores: set[int]) -> None:
 # %% ../nbs/51b_clusters.ipynb #4b848756
 def _end_flag() -> threading.Event:
     """What `ending()` reads in this process."""
-    from relscale.sweep import _ending
+    from relscale.executors import _ending
 
     return _ending
 

@@ -64,7 +64,7 @@ def cores_for(seconds: float) -> tuple[float, float, set]:
 
 def until_told(folder: Path, name: str) -> str:
     """Runs until it is asked to end, as training does: by the flag, or SIGTERM's in the main thread."""
-    from relscale.sweep import ending
+    from relscale.executors import ending
 
     (folder / f"{name}.began").touch()
     for _ in range(600):
@@ -161,7 +161,7 @@ def test_z_asked_to_end(cluster, tmp_path):
 
 def warned_once(folder: Path) -> str:
     """A run that Slurm warns in its first job, and that goes on in its second."""
-    from relscale.sweep import ending
+    from relscale.executors import ending
 
     if (folder / "saved").exists():
         return (folder / "saved").read_text()
