@@ -37,7 +37,7 @@ from relscale.store import (
     upload,
 )
 
-# %% ../nbs/51e_attempts.ipynb #224c397e
+# %% ../nbs/51e_attempts.ipynb #63bec098
 @dataclass(frozen=True)
 class Job:
     """What a sweep does with each of its runs, and where.
@@ -85,8 +85,11 @@ def put_record(store: Store, name: str, known: Mapping, found: Mapping) -> None:
                 return
 
 
-def read_result(store: Store, run: RunSpec, job: Job) -> dict | None:
-    """The result of a run with its scores, or None while anything is missing or damaged."""
+def read_result(store: Store, run: RunSpec, job: Job, *, partial: bool = False) -> dict | None:
+    """The result of a run with its scores, or None while anything is missing or damaged.
+
+    With `partial` the training is enough, and tasks without scores are left out.
+    """
     folder, key = f"runs/{run.run_id}", run_key(run, job.inputs)
     result = read_record(store, f"{folder}/result.json", key=key)
     if result is None or result["status"] != "finished":
@@ -94,9 +97,9 @@ def read_result(store: Store, run: RunSpec, job: Job) -> dict | None:
     scores = []
     for task, version in job.tasks.items():
         found = read_record(store, f"{folder}/scores/{task}.json", key=key, version=version)
-        if found is None:
+        if found is None and not partial:
             return None
-        scores += found["scores"]
+        scores += found["scores"] if found else []
     return result | {"scores": scores}
 
 # %% ../nbs/51e_attempts.ipynb #82574888
@@ -350,7 +353,7 @@ def _check_rows(folder: Path) -> None:
     if len(good) < len(lines):
         write_atomic(path, b"".join(line + b"\n" for line in good))
 
-# %% ../nbs/51e_attempts.ipynb #528af979
+# %% ../nbs/51e_attempts.ipynb #ec1c5a82
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended."""
@@ -460,6 +463,7 @@ def _attempt(
         put_record(store, f"{base}/result.json", {"key": key}, found)
         if store.local is None:
             _drop_snapshots(store, f"{base}/snapshots")
+        unscored = []
         for task, version in job.tasks.items():
             name, known = f"{base}/scores/{task}.json", {"key": key, "version": version}
             if read_record(store, name, **known):
@@ -468,8 +472,12 @@ def _attempt(
                 raise Preempted(f"run {run.run_id}: trained, {task} not evaluated")
             lease.check()
             lease.say(doing=f"evaluating {task}")
-            with watch.timing("evaluate_s"):
-                scores = job.evaluate(attempt, trained, task)
+            try:
+                with watch.timing("evaluate_s"):
+                    scores = job.evaluate(attempt, trained, task)
+            except UserError as error:  # items that are not there, an answer longer than the window
+                unscored.append(f"{task}: {error}")
+                continue
             lease.check()
             put_record(store, name, known, {"scores": scores})
-    return "finished", ""
+    return ("unscored", "; ".join(unscored)) if unscored else ("finished", "")

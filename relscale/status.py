@@ -20,7 +20,7 @@ from .plan import Plan, load_plan, run_flops
 from .spec import RunSpec
 from .store import Store, connect
 
-# %% ../nbs/53_status.ipynb #8de59850
+# %% ../nbs/53_status.ipynb #c1100a4e
 STATES = {
     "finished": "done",
     "diverged": "bad",
@@ -28,6 +28,7 @@ STATES = {
     "evaluating": "busy",
     "silent": "warn",
     "failed": "bad",
+    "unscored": "bad",
     "lost": "warn",
     "out-of-memory": "bad",
     "full-disk": "bad",
@@ -64,7 +65,7 @@ def run_status(store: Store, run: RunSpec, before: Mapping[str, str]) -> RunStat
         state, reason = ("silent", "") if silent else (doing, note.get("doing", ""))
     elif result:
         state, reason, done = result["status"], result["reason"], 1.0
-        if past["outcome"] in ("failed", "out-of-memory"):  # of its evaluation
+        if past["outcome"] in ("failed", "unscored", "out-of-memory"):  # of its evaluation
             state, reason = past["outcome"], past["reason"]
     else:
         state, reason = past["outcome"], past["reason"]
@@ -84,7 +85,7 @@ def run_status(store: Store, run: RunSpec, before: Mapping[str, str]) -> RunStat
         reason,
     )
 
-# %% ../nbs/53_status.ipynb #e5fd9446
+# %% ../nbs/53_status.ipynb #623afa4b
 @dataclass(frozen=True)
 class SweepStatus:
     """How a sweep stands."""
@@ -124,8 +125,8 @@ class SweepStatus:
         """One row a run, those under way first, then the longest."""
         import pandas as pd
 
-        order = ["training", "evaluating", "silent", "failed", "out-of-memory", "full-disk", "lost"]
-        order += ["diverged", "waiting", "finished"]
+        order = ["training", "evaluating", "silent", "failed", "unscored", "out-of-memory"]
+        order += ["full-disk", "lost", "diverged", "waiting", "finished"]
         rows = sorted(self.runs, key=lambda r: (order.index(r.state), -r.train_flops))
         return pd.DataFrame(rows).drop(columns="flops_per_s").set_index("run_id")
 

@@ -226,7 +226,7 @@ def _interrupted_by_sigterm() -> Iterator[None]:
     finally:
         signal.signal(signal.SIGTERM, before)
 
-# %% ../nbs/52_sweep.ipynb #630f94f0
+# %% ../nbs/52_sweep.ipynb #6e01227e
 LOOK_S = 1.0
 
 
@@ -306,14 +306,23 @@ class _Driver:
             raise UserError(
                 f"{self.store.url}: {outcome.reason:.120}; free some, then run the same command again to go on"
             )
+        elif outcome.outcome == "unscored":
+            self.give_up(run, outcome)
         else:
             step = max(outcome.step, self.steps.get(name, 0))
             if self.tries[name].again(self.retries, outcome.outcome, step):
                 self.say(f"run {name}: {outcome.outcome} ({outcome.reason}); trying again")
                 self.elsewhere[name] = run
             else:
-                self.say(f"run {name}: {outcome.outcome} ({outcome.reason}); given up")
-                self.failed[name] = outcome.outcome, outcome.reason
+                self.give_up(run, outcome)
+
+    def give_up(self, run: RunSpec, outcome: Outcome) -> None:
+        """Note why a run has no result, or not all of it."""
+        name = run.run_id
+        self.say(f"run {name}: {outcome.outcome} ({outcome.reason}); given up")
+        self.failed[name] = outcome.outcome, outcome.reason
+        if trained := read_result(self.store, run, self.job, partial=True):
+            self.results[name] = trained
 
     def look(self) -> None:
         """Read the leases of all runs under way: how far they are, and whether their owners live."""
@@ -356,14 +365,14 @@ def _outcome(future: Future) -> Outcome:
     except Exception as error:
         return Outcome(*outcome_of(error))
 
-# %% ../nbs/52_sweep.ipynb #0eab80bf
+# %% ../nbs/52_sweep.ipynb #f7f3af6b
 def make_tables(frame, results: Mapping[str, dict], failed: Mapping[str, tuple[str, str]] = {}):
     """The `runs` and `scores` tables of a sweep, from a plan's frame and what has become of its runs."""
     import pandas as pd
 
     from relscale.tables import SCORES_SCHEMA
 
-    status = {i: r["status"] for i, r in results.items()} | {i: f[0] for i, f in failed.items()}
+    status = {i: f[0] for i, f in failed.items()} | {i: r["status"] for i, r in results.items()}
     names = list(frame["run_id"])
     loss = [results.get(i, {}).get("train_loss_nats") for i in names]
     runs = frame.assign(
