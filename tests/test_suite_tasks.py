@@ -1,0 +1,104 @@
+"""A sweep measures what it trains on tasks with items: added, changed or impossible, and nothing is trained for it."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("jax", reason="trains, so needs the extra `train`")
+
+from relscale.plan import SMALL, Plan, plan_run  # noqa: E402
+from relscale.suite import TextConfig, run_suite  # noqa: E402
+from relscale.tables import read_table, validate_scores  # noqa: E402
+
+ITEMS = '{{"query": "Question: what is {a} and {b}?", "choices": ["{c}", "{d}"], "gold": 0}}\n'
+
+
+def write_items(folder, last="five"):
+    folder.mkdir(exist_ok=True)
+    rows = ITEMS.format(a="one", b="one", c="two", d="six") + ITEMS.format(
+        a="two", b="two", c="four", d=last
+    )
+    (folder / "arc_easy.jsonl").write_text(rows)
+    (folder / "piqa.jsonl").write_text(rows)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """One tiny run, swept four times; what lay in the store after each."""
+    root = tmp_path_factory.mktemp("suite")
+    run = plan_run(3e9, 8, SMALL, corpus="mixture")
+    plan, text = Plan(SMALL, (3e9,), (run,)), TextConfig(("code",), 60_000, 6_000)
+    shared = {"num_workers": 1, "items": root / "items", "say": lambda line: None}
+    folder, states = root / "store" / "runs" / run.run_id, []
+
+    def sweep(*tasks):
+        result = run_suite(plan, root / "store", text, tasks=tasks, **shared)
+        trained = (
+            (folder / "result.json").read_bytes(),
+            (folder / "metrics.jsonl").stat().st_mtime_ns,
+        )
+        scores = validate_scores(read_table(root / "store" / "scores.parquet"))
+        states.append((result, trained, scores))
+
+    sweep("heldout")
+    write_items(root / "items")
+    sweep("heldout", "arc-easy")
+    write_items(root / "items", last="a much too long answer " * 60)
+    sweep("heldout", "arc-easy", "piqa")
+    write_items(root / "items", last="seven")
+    sweep("heldout", "arc-easy", "piqa")
+    return states
+
+
+def test_tasks_join_a_trained_run_without_training(swept):
+    assert len({trained for _, trained, _ in swept}) == 1
+    assert set(swept[0][2]["task"]) == {"heldout"}
+    assert set(swept[1][2]["task"]) == {"heldout", "arc-easy"}
+    assert not swept[1][0].failed
+
+
+def test_an_impossible_task_loses_no_other_score(swept):
+    """An answer longer than the window cannot be scored; held-out text still is, and the reason is told."""
+    result, _, scores = swept[2]
+    assert set(scores["task"]) == {"heldout"}
+    ((outcome, reason),) = result.failed.values()
+    assert (
+        outcome == "unscored" and "arc-easy" in reason and "piqa" in reason and "\n" not in reason
+    )
+    assert [r["status"] for r in result.results.values()] == ["finished"]
+
+
+def test_scores_of_other_items_do_not_count(swept):
+    assert set(swept[3][2]["task"]) == {"heldout", "arc-easy", "piqa"}
+    before, after = (
+        swept[i][2]
+        .query("task == 'arc-easy' and metric == 'choice_log_probability'")["value"]
+        .item()
+        for i in (1, 3)
+    )
+    assert before != after
+
+
+def test_large_text_is_tokenized_by_the_sweeps_workers(tmp_path, monkeypatch):
+    """The same fingerprints and token counts as by this process alone."""
+    import contextlib
+    from concurrent.futures import ThreadPoolExecutor
+
+    from relscale import suite, tokens
+    from relscale.store import connect
+
+    opened, text = [], TextConfig(("code",), 200_000, 10_000)
+    alone = suite.prepare_text(connect(tmp_path / "alone"), text, 300)
+    monkeypatch.setattr(suite, "PARALLEL_BYTES", 1)
+
+    @contextlib.contextmanager
+    def pool():
+        opened.append(True)
+        with ThreadPoolExecutor(2) as threads:
+            yield threads
+
+    shared = suite.prepare_text(connect(tmp_path / "shared"), text, 300, pool)
+    assert opened == [True] and shared == alone
+    stores = [
+        tokens.open_store(tmp_path / w / "tokens" / "code-train") for w in ("alone", "shared")
+    ]
+    assert (np.asarray(stores[0].tokens[:]) == np.asarray(stores[1].tokens[:])).all()
