@@ -310,7 +310,7 @@ def _import_file(file, raw, suite, columns, metrics, fixed, states, steps):
         }))  # fmt: skip
     return runs, pd.concat(scores)
 
-# %% ../nbs/26_importers.ipynb #50291f07
+# %% ../nbs/26_importers.ipynb #0ee697ac
 def from_lm_eval(
     folder: Path | str | Mapping,
     *,
@@ -448,8 +448,9 @@ def _check_sections(file: Path, data: dict) -> None:
 
 
 def _is_number(value: object) -> bool:
-    """Whether a JSON value is a finite number."""
-    return type(value) in (int, float) and abs(value) <= np.finfo(float).max
+    """Whether a value is a finite number: of JSON, or of numpy where results come from memory."""
+    plain = type(value) in (int, float) or isinstance(value, (np.floating, np.integer))
+    return plain and abs(value) <= np.finfo(float).max
 
 
 def _find_run(file: str, data: Mapping, runs) -> str:

@@ -5,9 +5,9 @@ import pytest
 
 pytest.importorskip("jax", reason="trains, so needs the extra `train`")
 
-from relscale.plan import SMALL, Plan, plan_run  # noqa: E402
-from relscale.suite import TextConfig, run_suite  # noqa: E402
-from relscale.tables import read_table, validate_scores  # noqa: E402
+from relscale.plan import SMALL, Plan, plan_run
+from relscale.suite import TextConfig, run_suite
+from relscale.tables import read_table, validate_scores
 
 ITEMS = '{{"query": "Question: what is {a} and {b}?", "choices": ["{c}", "{d}"], "gold": 0}}\n'
 
