@@ -332,7 +332,7 @@ class ReportCommand:
         write_table(analysis.laws().reset_index(), self.source / "laws.csv")
         _write_page(analysis, self.out or self.source / "report.html", self.source)
 
-# %% ../nbs/56_cli.ipynb #a4fd5d17
+# %% ../nbs/56_cli.ipynb #69f9d727
 @dataclass(frozen=True)
 class SweepCommand:
     """Train and evaluate a plan's runs; the same command on the same store goes on."""
@@ -343,6 +343,8 @@ class SweepCommand:
     """Folder or URL (s3://, gs://, az://) for all that the sweep makes."""
     on: Literal["local", "slurm", "ray", "dask"] = "local"
     """Where the workers run."""
+    options: Path | None = None
+    """What a cluster is asked for, a JSON file: fields of SlurmOptions, RayOptions or DaskOptions."""
     workers: int | None = None
     """Workers at a time (default: one a core or accelerator here; the cluster's own number there)."""
     text: Annotated[TextConfig, tyro.conf.arg(name="")] = field(default_factory=TextConfig)
@@ -384,6 +386,7 @@ class SweepCommand:
             limit=self.limit,
             on=self.on,
             num_workers=self.workers,
+            options=self.cluster_options(),
             retries=self.retries,
             lease=LeaseRule(self.beat_s, self.dead_after_s),
             checkpoint_s=self.checkpoint_s,
@@ -392,6 +395,27 @@ class SweepCommand:
             print(f"relscale: run {name}: {reason}", file=sys.stderr)
         print(f"tables: {self.store.rstrip('/')}/runs.parquet, scores.parquet")
         return 1 if result.reasons() else 0
+
+    def cluster_options(self):
+        """The record that --options holds; None without it."""
+        from relscale import clusters
+        from relscale.spec import from_json
+
+        if self.options is None:
+            return None
+        kinds = {
+            "slurm": clusters.SlurmOptions,
+            "ray": clusters.RayOptions,
+            "dask": clusters.DaskOptions,
+        }
+        if self.on not in kinds:
+            raise UserError("--options is for --on slurm, ray or dask; a local sweep has --workers")
+        try:
+            return from_json(kinds[self.on], self.options.read_text("utf-8"))
+        except UnicodeDecodeError:
+            raise UserError(f"{self.options}: not a JSON file") from None
+        except UserError as error:
+            raise UserError(f"{self.options}: {error}") from None
 
 
 @dataclass(frozen=True)

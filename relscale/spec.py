@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['T', 'RopeScaling', 'ModelSpec', 'OptimSpec', 'ComputeSpec', 'RunSpec', 'to_dict', 'to_json', 'from_dict', 'from_json']
 
-# %% ../nbs/01_spec.ipynb #bbbe724d
+# %% ../nbs/01_spec.ipynb #4de2859d
 import dataclasses
 import json
 import math
@@ -13,6 +13,7 @@ import reprlib
 import sys
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -248,7 +249,7 @@ def to_json(record: Any) -> str:
     """A record as indented JSON with sorted keys."""
     return json.dumps(dataclasses.asdict(record), indent=2, sort_keys=True) + "\n"
 
-# %% ../nbs/01_spec.ipynb #23b27403
+# %% ../nbs/01_spec.ipynb #1ea3395c
 def _read(hint: Any, value: Any, where: str) -> Any:
     """Check a JSON value against a type hint and build records on the way."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -269,6 +270,8 @@ def _read(hint: Any, value: Any, where: str) -> Any:
                 _read(k, v, f"{where}[{i}]")
                 for i, (k, v) in enumerate(zip(kinds, value, strict=True))
             )
+    elif origin is Mapping and isinstance(value, dict):
+        return {k: _read(args[1], v, f"{where}.{_show(k)}") for k, v in value.items()}
     elif hint is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:
         return float(value)
     elif (
@@ -286,7 +289,7 @@ def _show(value: Any) -> str:
     """A JSON value in a few words, however large or deep."""
     return reprlib.repr(value)[:60]
 
-# %% ../nbs/01_spec.ipynb #e2a1ef5b
+# %% ../nbs/01_spec.ipynb #22d6443a
 def from_dict(cls: type[T], value: Any, where: str = "") -> T:
     """Build a record from plain dicts and lists, refusing what does not fit.
 
@@ -301,7 +304,11 @@ def from_dict(cls: type[T], value: Any, where: str = "") -> T:
     fields = {f.name: f for f in dataclasses.fields(cls)}
     if unknown := sorted(set(value) - set(fields)):
         raise UserError(f"{where}: unknown field {unknown[0]!r:.60}; known: {', '.join(fields)}")
-    required = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in value]
+    required = [
+        n
+        for n, f in fields.items()
+        if f.default is f.default_factory is dataclasses.MISSING and n not in value
+    ]
     if required:
         raise UserError(f"{where}: field {required[0]!r} is missing")
     hints = typing.get_type_hints(cls)
