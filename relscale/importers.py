@@ -310,9 +310,9 @@ def _import_file(file, raw, suite, columns, metrics, fixed, states, steps):
         }))  # fmt: skip
     return runs, pd.concat(scores)
 
-# %% ../nbs/26_importers.ipynb #85c72cf8
+# %% ../nbs/26_importers.ipynb #0f08f06b
 def from_lm_eval(
-    folder: Path | str,
+    folder: Path | str | Mapping,
     *,
     runs: Mapping[str, str] | pd.DataFrame,
     higher_is_better: Mapping[str, bool] | None = None,
@@ -327,7 +327,7 @@ def from_lm_eval(
     Parameters
     ----------
     folder
-        The harness's output_path, or one results file.
+        The harness's output_path, one results file, or what its `simple_evaluate` returned.
     runs
         Model name to run_id, or a runs table whose run_id is the model's name or its last part.
     higher_is_better
@@ -341,17 +341,22 @@ def from_lm_eval(
         No file, a file cut short or without results, a model that `runs` does not know, a value that is
         not a finite number, a metric without direction, or one score twice.
     """
-    folder = Path(folder)
-    files = (
-        [folder]
-        if folder.is_file()
-        else sorted(folder.rglob("results_*.json"), key=lambda f: (f.name, f))
-    )
-    if not files:
-        raise UserError(f"{folder}: no results_*.json below it: give the harness's --output_path")
-    scores = pd.concat(
-        [_import_results(f, runs, dict(higher_is_better or {})) for f in files], ignore_index=True
-    )
+    directions = dict(higher_is_better or {})
+    if isinstance(folder, Mapping):
+        scores = _rows_of_results(folder, "results", runs, directions)
+    else:
+        folder = Path(folder)
+        files = (
+            [folder]
+            if folder.is_file()
+            else sorted(folder.rglob("results_*.json"), key=lambda f: (f.name, f))
+        )
+        if not files:
+            raise UserError(
+                f"{folder}: no results_*.json below it: give the harness's --output_path"
+            )
+        parts = [_rows_of_results(_read_results(f), str(f), runs, directions) for f in files]
+        scores = pd.concat(parts, ignore_index=True)
     key = ["run_id", "task", "group", "metric"]
     if newest:
         scores = scores.drop_duplicates(key, keep="last")
@@ -364,15 +369,19 @@ def from_lm_eval(
     return validate_scores(scores.drop(columns="file"))
 
 
-def _import_results(file: Path, runs, directions: dict[str, bool]) -> pd.DataFrame:
-    """Rows of one results file, with the file's name."""
+def _read_results(file: Path) -> object:
+    """A results file's content."""
     try:
-        data = json.loads(file.read_text("utf-8"))
-    except _UNREADABLE as error:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError as error:
         raise UserError(
             f"{file}: cut short, or not JSON ({error}): evaluate again, or remove it"
         ) from None
-    results = data.get("results") if isinstance(data, dict) else None
+
+
+def _rows_of_results(data: object, file: str, runs, directions: dict[str, bool]) -> pd.DataFrame:
+    """Rows of one results file, with the file's name."""
+    results = data.get("results") if isinstance(data, Mapping) else None
     if not isinstance(results, dict) or not all(isinstance(v, dict) for v in results.values()):
         raise UserError(
             f"{file}: no 'results' in it: is it a results file of lm-eval 0.4 or later?"
@@ -410,7 +419,7 @@ def _import_results(file: Path, runs, directions: dict[str, bool]) -> pd.DataFra
                 "metric": metric if kind == "none" else key, "value": float(value),
                 "stderr": float(stderr) if _is_number(stderr) else None,
                 "n": _count(data, name, children), "higher_is_better": better,
-                "task_version": version if shots is None else f"{version}, {shots}-shot", "file": str(file),
+                "task_version": version if shots is None else f"{version}, {shots}-shot", "file": file,
             } for task, group in places]  # fmt: skip
     if not rows:
         raise UserError(
@@ -443,7 +452,7 @@ def _is_number(value: object) -> bool:
     return type(value) in (int, float) and abs(value) <= np.finfo(float).max
 
 
-def _find_run(file: Path, data: dict, runs) -> str:
+def _find_run(file: str, data: Mapping, runs) -> str:
     """The run_id of the model that a results file is about."""
     model = data.get("model_name")
     if not model:
@@ -462,7 +471,7 @@ def _find_run(file: Path, data: dict, runs) -> str:
     )
 
 
-def _count(data: dict, name: str, children: dict) -> int | None:
+def _count(data: Mapping, name: str, children: dict) -> int | None:
     """Questions behind a task, summed over a group's members; None when the file does not say."""
     own = (data.get("n-samples") or {}).get(name)
     if own:

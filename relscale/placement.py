@@ -213,8 +213,8 @@ class CheckpointPolicy:
             raise UserError(f"keep_every={self.keep_every}: keep one each 1 step or more")
 
 # %% ../nbs/05_placement.ipynb #3e8ede44
-def _by_path(tree: PyTree) -> dict[str, Array]:
-    """Leaves by their path, such as `.model.head`."""
+def _by_path(tree: PyTree) -> dict[str, Array | jax.ShapeDtypeStruct]:
+    """Leaves by their path, such as `.model.head`; shapes where a tree has no more than these."""
     return {
         jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
