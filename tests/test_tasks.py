@@ -256,6 +256,18 @@ def test_a_kept_task_of_other_settings_is_refused(engine, items, tmp_path):
         evaluate(opened, "arc-easy", items=items, out=out)
 
 
+@pytest.mark.parametrize("place", [(-1, -1, -1), (-1, 3, 5)])
+def test_one_weight_makes_another_model(engine, items, tmp_path, place):
+    """A checkpoint tuned in its last layer alone is not the one before, whatever its other weights."""
+    opened, out = model(), tmp_path / "out"
+    evaluate(opened, "arc-easy", items=items, out=out)
+    weights = opened.model.blocks.mlp.down
+    tuned = eqx.tree_at(lambda m: m.blocks.mlp.down, opened.model, weights.at[place].add(1e-3))
+    other = SimpleNamespace(**vars(opened) | {"model": tuned})
+    with pytest.raises(UserError, match="another model;"):
+        evaluate(other, "arc-easy", items=items, out=out)
+
+
 @pytest.mark.parametrize(
     "tasks, change, message",
     [
