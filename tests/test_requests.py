@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from relscale import prefix, score
 from relscale.core import UserError
@@ -145,6 +146,20 @@ def test_a_start_token_before_every_text(opened):
     always = replace(opened, start="always")
     some = [*REQUESTS[4:9], REQUESTS[-1]]
     assert_same(log_likelihoods(always, some), [by_hand(always, r) for r in some])
+
+
+@pytest.mark.parametrize("start", ["empty", "always"])
+@pytest.mark.parametrize("context, continuation", [("<|endoftext|>Answer:", " yes"), ("", "<|endoftext|>Answer: yes")])  # fmt: skip
+def test_a_start_token_in_the_text_is_not_put_there_twice(opened, start, context, continuation):
+    """Where a tokenizer makes the token of its spelling, as that of `transformers` does."""
+    spelled = Tokenizer.from_str(opened.tokenizer.to_str())
+    spelled.encode_special_tokens = False
+    assert spelled.encode(END_OF_TEXT).ids == [opened.start_token]
+    text = Request(context, continuation)
+    (job,) = score._jobs(replace(opened, tokenizer=spelled, start=start), [text], "cut")
+    ids = opened.tokenizer.encode("Answer: yes").ids
+    assert [*job.tokens] == [opened.start_token, *ids]
+    assert job.num_targets == (len(ids) if not context else len(ids) - len(opened.tokenizer.encode("Answer:").ids))  # fmt: skip
 
 
 def test_order_batches_and_company_do_not_matter(opened, answers):
