@@ -271,6 +271,21 @@ def test_tokens_add_up(opened, answers):
     assert parts.summary()["text"].str.contains(r"\\x").any()
 
 
+def test_greedy_is_every_token(opened):
+    """Continuations that begin with the likeliest token and go on with another."""
+    mixed = []
+    for end in range(10, 60):
+        context = SHOTS[:end].rstrip()
+        ids = opened.tokenizer.encode(context).ids
+        best = int(transcription(opened.model, ids)[-1].argmax())
+        request = Request(context, opened.tokenizer.decode([best]) + " Zz")
+        parts = token_log_likelihoods(opened, request) if request.continuation != " Zz" else None
+        if parts is not None and parts.is_greedy.any() and not parts.is_greedy.all():
+            mixed.append(request)
+    assert mixed
+    assert not any(a.is_greedy for a in log_likelihoods(opened, mixed))
+
+
 def test_an_interrupted_call_goes_on(opened, answers, tmp_path, monkeypatch):
     path, run, computed = tmp_path / "deep" / "answers.jsonl", score._run, []
 
