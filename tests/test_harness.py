@@ -194,6 +194,18 @@ def test_generation_in_a_task(folder, opened):
     assert written == generate(opened, contexts, until=["."], max_tokens=5)
 
 
+def test_each_request_has_its_own_stop_and_length(opened):
+    free = generate(opened, ["The cat"], max_tokens=6)[0]
+    stop = free[len(free) // 2]
+    wanted = [({"until": stop, "max_gen_toks": 6}, free[: free.index(stop)]),
+              ({"until": ["no such text"], "max_gen_toks": 6}, free),
+              ({"until": [], "max_new_tokens": 2}, generate(opened, ["The cat"], max_tokens=2)[0])]  # fmt: skip
+    requests = [
+        Instance("generate_until", {}, ("The cat", k), i) for i, (k, _) in enumerate(wanted)
+    ]
+    assert HarnessModel(opened).generate_until(requests) == [text for _, text in wanted]
+
+
 def test_sampling_is_refused(opened):
     request = Instance("generate_until", {}, ("The", {"do_sample": True, "temperature": 0.7}), 0)
     with pytest.raises(UserError, match="only greedy"):

@@ -1,7 +1,5 @@
 """Prefixes and trees of tokens against whole texts, and the walk against brute force."""
 
-import itertools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -31,7 +29,7 @@ def large(spec, compute=None):
     return jax.tree.map(lambda w: 2 * w, drawn)
 
 
-CASES = list(itertools.product((1, 2, 4), (True, False), (True, False)))
+CASES = [(1, False, True), (2, True, False), (2, False, False), (4, True, True)]
 
 
 @pytest.mark.parametrize(("kv_heads", "qk_norm", "scaled"), CASES)
