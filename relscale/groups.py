@@ -314,7 +314,7 @@ class GroupScores(Result):
             + (f", first {self.skip_tokens} tokens left out" if self.skip_tokens else "")
         )
 
-# %% ../nbs/18_groups.ipynb #a9a1a629
+# %% ../nbs/18_groups.ipynb #e301f2b7
 def _encode(
     documents: Sequence[Document], opened: "OpenModel"
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -339,7 +339,9 @@ def score_groups(
     *,
     skip_tokens: int = 0,
     context: int | None = None,
-    batch_size: int = 16,
+    tokens_at_once: int | None = None,
+    progress: bool = False,
+    mesh=None,
 ) -> GroupScores:
     """Bits per byte of one model on every group.
 
@@ -354,8 +356,8 @@ def score_groups(
         left out.
     context
         Tokens of a window that serve as context only; a quarter of the window when not given.
-    batch_size
-        Windows scored at once.
+    tokens_at_once, progress, mesh
+        As for `relscale.score.log_likelihoods`.
 
     Raises
     ------
@@ -363,7 +365,7 @@ def score_groups(
         A group without text, or with nothing left after the skipped tokens; a tokenizer that does not keep bytes; a
         token outside the model's vocabulary; a loss that is not finite.
     """
-    from relscale.score import document_token_nats
+    from relscale.score import rolling_token_nats
 
     if skip_tokens < 0:
         raise UserError(f"skip_tokens={skip_tokens}: use 0 or more")
@@ -374,8 +376,13 @@ def score_groups(
         raise UserError("no groups to score: give at least one with text")
     encoded = list(_encode([document for _, document in flat], opened))
     context = opened.window // 4 if context is None else context
-    nats = document_token_nats(
-        opened.model, encoded, window=opened.window, context=context, batch_size=batch_size
+    nats = rolling_token_nats(
+        opened,
+        encoded,
+        context=context,
+        tokens_at_once=tokens_at_once,
+        progress=progress,
+        mesh=mesh,
     )
     rows = [
         {"group": name, "document": document.name, "nats": loss[skip_tokens:].sum(dtype=np.float64),

@@ -22,7 +22,7 @@ from .tables import validate_scores
 if TYPE_CHECKING:
     from relscale.score import Likelihood
 
-# %% ../nbs/23_tasks.ipynb #088e19b5
+# %% ../nbs/23_tasks.ipynb #ba3d43bd
 @dataclass(frozen=True)
 class Task:
     """What is asked of a model, and how its answers become values of groups."""
@@ -55,11 +55,14 @@ class Task:
             raise UserError(
                 f"task {self.name}: no data set {self.data_set!r}; use {', '.join(DATA_SETS)}"
             )
-        if self.format not in FORMATS or self.metric not in METRICS or self.num_shots < 0:
-            raise UserError(
-                f"task {self.name}: format {self.format!r}, metric {self.metric!r}, {self.num_shots} shots; formats "
-                f"are {', '.join(FORMATS)}, metrics {', '.join(METRICS)}"
-            )
+        for what, value, known in (
+            ("format", self.format, FORMATS),
+            ("metric", self.metric, METRICS),
+        ):
+            if value not in known:
+                raise UserError(f"task {self.name}: no {what} {value!r}; use {', '.join(known)}")
+        if self.num_shots < 0:
+            raise UserError(f"task {self.name}: {self.num_shots} shots; use 0 or more")
 
 # %% ../nbs/23_tasks.ipynb #8245229d
 _ABOUT = "The following are multiple choice questions (with answers) about {group}.\n\n"
@@ -249,17 +252,23 @@ from .tables import write_table
 if TYPE_CHECKING:
     from relscale.models import OpenModel
 
-# %% ../nbs/23b_evaluate.ipynb #6540571c
+# %% ../nbs/23b_evaluate.ipynb #87861083
 def _model_mark(opened: "OpenModel") -> str:
-    """A fingerprint of a model's rules and of a few weights of each array."""
+    """A fingerprint of a model's rules and of all its weights."""
     import equinox as eqx
     import jax
+    import jax.numpy as jnp
+
+    @jax.jit
+    def bits(a):
+        whole = jnp.uint16 if a.dtype.itemsize == 2 else jnp.uint32
+        words = jax.lax.bitcast_convert_type(a, whole).astype(jnp.uint32).reshape(-1)
+        return jnp.sum(words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1), dtype=jnp.uint32)
 
     arrays = [a for a in jax.tree.leaves(opened.model) if eqx.is_array(a)]
-    first = [np.asarray(a[(0,) * (a.ndim - 1)][:8], float).tolist() for a in arrays]
-    some = [[list(a.shape), str(a.dtype), values] for a, values in zip(arrays, first, strict=True)]
+    weights = [[list(a.shape), str(a.dtype), int(bits(a))] for a in arrays]
     return fingerprint(
-        [opened.window, opened.start_token, opened.start, opened.tokenizer.to_str(), some]
+        [opened.window, opened.start_token, opened.start, opened.tokenizer.to_str(), weights]
     )
 
 
@@ -370,7 +379,7 @@ def _settings(ready: _Prepared, opened: "OpenModel", run_id: str, overflow: str)
         "task_version": ready.version, "items": _asked(ready), "overflow": overflow,
     }  # fmt: skip
 
-# %% ../nbs/23b_evaluate.ipynb #3f9b5459
+# %% ../nbs/23b_evaluate.ipynb #dac19e3e
 def evaluate(
     opened: "OpenModel",
     tasks: str | Task | Sequence[str | Task],
@@ -484,7 +493,9 @@ def _score(
     if task.kind == "text":
         from relscale.groups import score_groups
 
-        found = score_groups(opened, one.items, skip_tokens=task.skip_tokens)
+        found = score_groups(
+            opened, one.items, skip_tokens=task.skip_tokens, progress=progress, **engine
+        )
         frame = found.scores(run_id=settings["run_id"], task=name, task_version=one.version)
     else:
         from relscale.score import Request, log_likelihoods

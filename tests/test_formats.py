@@ -180,6 +180,19 @@ def test_examples_are_solved_and_ended_by_an_empty_line(format, answer, shown):
     assert asked[1] == ("On abstract algebra.\n\n" + shot + shot + shown, " " + answer)
 
 
+@pytest.mark.parametrize("delimiter", [" ", "", "  "])
+def test_examples_keep_their_own_answer_their_order_and_the_delimiter(delimiter):
+    shots = [
+        Item("a/1", "a", "Who?", ("red", "blue"), 0),
+        Item("a/2", "a", "Why?", ("up", "so"), 1),
+    ]
+    asked = requests_of(ITEM, shots, "continuation", delimiter=delimiter)
+    shown = "Question: {}\nAnswer:{}{}\n\n"
+    before = shown.format("Who?", delimiter, "red") + shown.format("Why?", delimiter, "so")
+    assert [r.context for r in asked] == [before + "Question: What?\nAnswer:"] * 2
+    assert [r.continuation for r in asked] == [delimiter + "one", delimiter + "two"]
+
+
 def test_examples_of_schemas_are_their_right_sentences():
     item = Item("w", "w", "", ("was kind.",), 1, ("as Ann", "as Bea"))
     asked = requests_of(item, [item], "partial")

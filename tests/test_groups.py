@@ -360,6 +360,16 @@ def test_each_byte_and_each_token_once(opened, texts, skip):
         assert rows["num_bytes"].sum() == sum(len(t.encode()) for t in texts)
 
 
+def test_a_long_window_costs_a_short_text_nothing(opened):
+    """Rows as long as Llama 3.1's window would hold 16 x 131,072 tokens, and their attention a terabyte."""
+    groups = named(a=["the gap", "narrows"], b=["widens again"])
+    short, long = (
+        score_groups(replace(opened, window=w), groups, context=8).rows["nats"]
+        for w in (64, 131_072)
+    )
+    np.testing.assert_allclose(long, short, atol=1e-4)
+
+
 def test_concatenation_leaves_micro_unchanged(opened):
     """With a flat model and single-byte tokens, two documents cost what their concatenation costs."""
     bare = replace(flat(opened), tokenizer=train_tokenizer(["x"], 257))

@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from relscale import prefix, score
 from relscale.core import UserError
@@ -147,6 +148,20 @@ def test_a_start_token_before_every_text(opened):
     assert_same(log_likelihoods(always, some), [by_hand(always, r) for r in some])
 
 
+@pytest.mark.parametrize("start", ["empty", "always"])
+@pytest.mark.parametrize("context, continuation", [("<|endoftext|>Answer:", " yes"), ("", "<|endoftext|>Answer: yes")])  # fmt: skip
+def test_a_start_token_in_the_text_is_not_put_there_twice(opened, start, context, continuation):
+    """Where a tokenizer makes the token of its spelling, as that of `transformers` does."""
+    spelled = Tokenizer.from_str(opened.tokenizer.to_str())
+    spelled.encode_special_tokens = False
+    assert spelled.encode(END_OF_TEXT).ids == [opened.start_token]
+    text = Request(context, continuation)
+    (job,) = score._jobs(replace(opened, tokenizer=spelled, start=start), [text], "cut")
+    ids = opened.tokenizer.encode("Answer: yes").ids
+    assert [*job.tokens] == [opened.start_token, *ids]
+    assert job.num_targets == (len(ids) if not context else len(ids) - len(opened.tokenizer.encode("Answer:").ids))  # fmt: skip
+
+
 def test_order_batches_and_company_do_not_matter(opened, answers):
     alone = [log_likelihoods(opened, [r])[0] for r in REQUESTS[:8:3]]
     assert_same(alone, answers[:8:3])
@@ -254,6 +269,21 @@ def test_tokens_add_up(opened, answers):
     parts = token_log_likelihoods(opened, Request("Answer:", " 🙂"))
     assert b"".join(parts.token_bytes) == " 🙂".encode() and len(parts.tokens) > 2
     assert parts.summary()["text"].str.contains(r"\\x").any()
+
+
+def test_greedy_is_every_token(opened):
+    """Continuations that begin with the likeliest token and go on with another."""
+    mixed = []
+    for end in range(10, 60):
+        context = SHOTS[:end].rstrip()
+        ids = opened.tokenizer.encode(context).ids
+        best = int(transcription(opened.model, ids)[-1].argmax())
+        request = Request(context, opened.tokenizer.decode([best]) + " Zz")
+        parts = token_log_likelihoods(opened, request) if request.continuation != " Zz" else None
+        if parts is not None and parts.is_greedy.any() and not parts.is_greedy.all():
+            mixed.append(request)
+    assert mixed
+    assert not any(a.is_greedy for a in log_likelihoods(opened, mixed))
 
 
 def test_an_interrupted_call_goes_on(opened, answers, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -190,6 +191,35 @@ def test_a_mean_whose_groups_are_not_all_there_is_left_out():
     assert set(scores[scores["task"] == "risk"]["group"]) == set(RISK_CLUSTERS) - {"Incorrigibility"}  # fmt: skip
 
 
+def test_bytes_are_those_the_engine_scored():
+    """White space that moved over from the context, or no delimiter at all, changes them."""
+    task, items = get_task("risk-no-space"), made_up(DATA_SETS["risk"].groups, sizes=[1])
+    found, _ = answers(items, task)
+    for answer in found:
+        answer.num_bytes = 7
+    scores = choice_scores(task, items, found, run_id="r")
+    row, item = (
+        pick(scores, "risk-no-space:behaviours", "no_shut_down", "bits_per_byte"),
+        list(items),
+    )
+    at = 2 * item.index("no_shut_down")
+    nats = found[at + items["no_shut_down"][0].gold].log_likelihood
+    assert row["value"] == pytest.approx(-nats / (7 * np.log(2)), rel=1e-12)
+
+
+@pytest.mark.parametrize("delimiter", ["", "  "])
+def test_a_tasks_own_delimiter_is_what_is_scored(items, monkeypatch, delimiter):
+    asked = []
+
+    def drawn(opened, requests, **options):
+        asked.extend(requests)
+        return [SimpleNamespace(log_likelihood=-1.0, num_bytes=4, num_cut=0) for _ in requests]
+
+    monkeypatch.setattr(relscale.score, "log_likelihoods", drawn)
+    evaluate(model(), replace(get_task("arc-easy"), delimiter=delimiter), items=items)
+    assert [r.continuation for r in asked] == [delimiter + c for c in ("Mars", "the Sun")] * 4
+
+
 def test_one_question_has_no_error():
     task, items = get_task("arc-easy"), made_up(["arc-easy"], sizes=[1])
     scores = choice_scores(task, items, answers(items, task)[0], run_id="r")
@@ -254,6 +284,18 @@ def test_a_kept_task_of_other_settings_is_refused(engine, items, tmp_path):
     (out / "tasks" / "arc-easy.json").write_text("{")
     with pytest.raises(UserError, match="not a finished task"):
         evaluate(opened, "arc-easy", items=items, out=out)
+
+
+@pytest.mark.parametrize("place", [(-1, -1, -1), (-1, 3, 5)])
+def test_one_weight_makes_another_model(engine, items, tmp_path, place):
+    """A checkpoint tuned in its last layer alone is not the one before, whatever its other weights."""
+    opened, out = model(), tmp_path / "out"
+    evaluate(opened, "arc-easy", items=items, out=out)
+    weights = opened.model.blocks.mlp.down
+    tuned = eqx.tree_at(lambda m: m.blocks.mlp.down, opened.model, weights.at[place].add(1e-3))
+    other = SimpleNamespace(**vars(opened) | {"model": tuned})
+    with pytest.raises(UserError, match="another model;"):
+        evaluate(other, "arc-easy", items=items, out=out)
 
 
 @pytest.mark.parametrize(
@@ -340,6 +382,8 @@ def test_text_tasks_are_scored_by_group(monkeypatch, tmp_path):
     assert "AUS" not in set(again["group"])
     with pytest.raises(UserError, match="no group 'USA'; it has AUS, KEN"):
         evaluate(opened, "text", items=folder, groups=["USA"])
+    with pytest.raises(UserError, match="tokens_at_once=0"):  # keywords reach this engine too
+        evaluate(opened, "text", items=folder, tokens_at_once=0)
 
 
 @pytest.mark.skipif(not (DATA / "mmlu").is_dir(), reason=f"no real items in {DATA}")

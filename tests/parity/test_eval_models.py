@@ -21,7 +21,7 @@ from lm_eval.api.instance import Instance  # noqa: E402
 from lm_eval.models.huggingface import HFLM  # noqa: E402
 from lm_eval.tasks import TaskManager  # noqa: E402
 from models import random_model  # noqa: E402
-from tokenizers import processors  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers  # noqa: E402
 
 from relscale.cli import main  # noqa: E402
 from relscale.harness import HarnessModel  # noqa: E402
@@ -45,14 +45,28 @@ PAIRS = [
 ]
 
 
-@pytest.fixture(scope="module", params=["qwen3", "llama", "llama-bos"])
+def spaced_tokenizer():
+    """As Llama 2's: a space is a letter, one is put before every text, and rare characters are bytes."""
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )  # fmt: skip
+    special = ["<unk>", "<|endoftext|>", *(f"<0x{i:02X}>" for i in range(256))]
+    trainer = trainers.BpeTrainer(vocab_size=290, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator([TEXTS[0]] * 20, trainer)
+    return tokenizer
+
+
+@pytest.fixture(scope="module", params=["qwen3", "llama", "llama-bos", "llama-spaced-bos"])
 def folder(request, tmp_path_factory):
-    """A checkpoint as `save_pretrained` leaves it; the last adds its first token to every text, as Llama 3 does."""
+    """A checkpoint as `save_pretrained` leaves it; two add their first token to every text, as Llama 3 does."""
     place = tmp_path_factory.mktemp(request.param)
-    tokenizer = train_tokenizer(TEXTS * 20, 290)
+    spaced = "spaced" in request.param
+    tokenizer = spaced_tokenizer() if spaced else train_tokenizer(TEXTS * 20, 290)
     tokenizer.add_special_tokens(["<|begin|>"])
     begin = tokenizer.token_to_id("<|begin|>")
-    if request.param == "llama-bos":
+    if request.param.endswith("-bos"):
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<|begin|> $A", special_tokens=[("<|begin|>", begin)]
         )
@@ -85,7 +99,7 @@ def test_rules_of_a_folder(both, folder):
     assert ours.opened.start_token == theirs.prefix_token_id
     assert ours.eot_token_id == theirs.eot_token_id
     assert ours.max_length == theirs.max_length == WINDOW
-    assert ours.opened.start == ("always" if "llama-bos" in str(folder) else "empty")
+    assert ours.opened.start == ("always" if "-bos" in folder.name else "empty")
     first = [ours.opened.start_token] if ours.opened.start == "always" else []
     for text in TEXTS:
         assert first + ours.tok_encode(text) == theirs.tok_encode(text)
