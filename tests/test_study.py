@@ -14,7 +14,7 @@ import pytest
 from relscale.core import UserError
 from relscale.plan import SMALL, plan_run
 from relscale.study import StudyConfig, check_folder, read_config
-from relscale.sweep import execute, run_key
+from relscale.attempts import Job, execute
 
 PROGRAM = Path(sys.executable).with_name("relscale")
 TABLES = ("runs.parquet", "scores.parquet", "laws.csv")
@@ -187,24 +187,28 @@ def test_report_keeps_the_choices_of_the_study(finished, tmp_path):
     assert (out / "laws.csv").read_bytes() == laws
 
 
-def leave_and_report(run, store):
+def leave_and_report(attempt):
     """Go on from what the folder holds, as training does from a checkpoint."""
-    mark = store / "runs" / run.run_id / "checkpoint"
+    mark = attempt.folder / "checkpoint"
     seen = mark.read_text() if mark.exists() else "nothing"
     mark.write_text("made from the first inputs")
-    return {"seen": seen}
+    return None, {"seen": seen}
 
 
 def test_checkpoints_of_other_inputs_are_dropped(tmp_path):
     run = plan_run(1e12, 64, SMALL)
-    first = execute(leave_and_report, run, tmp_path, run_key(run, {"text": "first"}))
-    other = execute(leave_and_report, run, tmp_path, run_key(run, {"text": "other"}))
-    assert (first["seen"], other["seen"]) == ("nothing", "nothing")
-    (tmp_path / "runs" / run.run_id / "result.json").unlink()
-    again = execute(leave_and_report, run, tmp_path, run_key(run, {"text": "other"}))
-    assert (
-        again["seen"] == "made from the first inputs"
-    )  # its own folder, of the same key, is gone on from
+    folder = tmp_path / "runs" / run.run_id
+
+    def seen(text: str) -> str:
+        assert (
+            execute(Job(str(tmp_path), leave_and_report, inputs={"text": text}), run).outcome
+            == "finished"
+        )
+        return json.loads((folder / "result.json").read_text())["seen"]
+
+    assert (seen("first"), seen("other")) == ("nothing", "nothing")
+    (folder / "result.json").unlink()
+    assert seen("other") == "made from the first inputs"  # its own folder, of the same key
 
 
 def test_two_domains_of_one_name_are_refused(tmp_path):
@@ -230,7 +234,7 @@ def test_a_loss_that_is_not_finite_is_named(tmp_path):
     line = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     assert "the loss is not finite at step" in line and "lower its learning rate" in line
-    assert (pd.read_parquet(out / "runs.parquet")["status"] == "failed").all()
+    assert (pd.read_parquet(out / "runs.parquet")["status"] == "diverged").all()
 
 
 def test_a_full_disk_is_named_and_what_is_finished_stays(finished, tmp_path):
