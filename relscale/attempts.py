@@ -157,7 +157,7 @@ class _Batches:
         self._watch.batch()
         return self._data[step]
 
-# %% ../nbs/51c_attempts.ipynb #228020ca
+# %% ../nbs/51c_attempts.ipynb #83a172b4
 @dataclass
 class Attempt:
     """One run in the hands of one worker."""
@@ -215,10 +215,7 @@ class Attempt:
             self.folder, f"checkpoints/{self.mirrored}", "metrics.jsonl", "metrics.sums"
         )
         upload(self.store, files, name, manifest=f"{name}.json")
-        for old in _snapshots(self.store, base)[2:]:
-            self.store.delete(f"{base}/{old}.json")
-            for each in self.store.names(f"{base}/{old}"):
-                self.store.delete(each)
+        _drop_snapshots(self.store, base, keep=2)
 
 
 def _snapshots(store: Store, base: str) -> list[str]:
@@ -226,6 +223,14 @@ def _snapshots(store: Store, base: str) -> list[str]:
     names = (n.removeprefix(f"{base}/") for n in store.names(base))
     found = [n.removesuffix(".json") for n in names if "/" not in n and n.endswith(".json")]
     return sorted(found, key=lambda n: [int(part) for part in n.split("-")], reverse=True)
+
+# %% ../nbs/51c_attempts.ipynb #c264f91b
+def _drop_snapshots(store: Store, base: str, keep: int = 0) -> None:
+    """Remove all but the newest checkpoints from a store; each is void as soon as its manifest is gone."""
+    for old in _snapshots(store, base)[keep:]:
+        store.delete(f"{base}/{old}.json")
+        for each in store.names(f"{base}/{old}"):
+            store.delete(each)
 
 # %% ../nbs/51c_attempts.ipynb #206535d2
 def scratch_root() -> Path:
@@ -345,7 +350,7 @@ def _check_rows(folder: Path) -> None:
     if len(good) < len(lines):
         write_atomic(path, b"".join(line + b"\n" for line in good))
 
-# %% ../nbs/51c_attempts.ipynb #9fb8aaf5
+# %% ../nbs/51c_attempts.ipynb #528af979
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended."""
@@ -453,6 +458,8 @@ def _attempt(
             store.write(f"{base}/files.json", seal({"files": make_manifest(kept)}))
         found = {"status": "finished", "reason": "", **summary}
         put_record(store, f"{base}/result.json", {"key": key}, found)
+        if store.local is None:
+            _drop_snapshots(store, f"{base}/snapshots")
         for task, version in job.tasks.items():
             name, known = f"{base}/scores/{task}.json", {"key": key, "version": version}
             if read_record(store, name, **known):

@@ -164,7 +164,7 @@ def _locked(folder: Path) -> Iterator[None]:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
-# %% ../nbs/50_store.ipynb #3e1b7111
+# %% ../nbs/50_store.ipynb #44a85812
 @dataclass(frozen=True)
 class ObjectStore:
     """A store in a bucket, under a prefix of its names."""
@@ -191,7 +191,7 @@ class ObjectStore:
         except (AlreadyExistsError, FileNotFoundError, NotFoundError, PreconditionError):
             raise
         except BaseError as error:
-            text = " ".join(str(error).split())
+            text = " ".join(str(error).split()).partition(" Debug source")[0]
             raise ConnectionError(f"{self.url}/{name}: {text:.300}") from None
 
     def find(self, name: str) -> Found | None:

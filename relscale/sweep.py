@@ -6,7 +6,7 @@
 __all__ = ['LOOK_S', 'claim', 'program_key', 'next_run', 'RetryPolicy', 'SweepResult', 'sweep', 'make_tables', 'put_tables',
            'progress_bar']
 
-# %% ../nbs/52_sweep.ipynb #3a9972af
+# %% ../nbs/52_sweep.ipynb #a82743d7
 import contextlib
 import dataclasses
 import signal
@@ -30,7 +30,12 @@ from relscale.attempts import (
     scratch_root,
 )
 from .core import RunFailed, UserError, WorkerLost, fingerprint, human, human_time, require
-from .executors import available_cores, open_executor
+from relscale.executors import (
+    LocalExecutor,
+    available_cores,
+    open_executor,
+    visible_accelerators,
+)
 from .leases import Watch
 from .plan import run_flops
 from .spec import RunSpec, to_dict
@@ -107,7 +112,7 @@ class _Tries:
         most = {"lost": policy.lost_retries, "out-of-memory": policy.memory_retries}
         return self.counts[outcome] <= most.get(outcome, policy.failed_retries)
 
-# %% ../nbs/52_sweep.ipynb #35445cae
+# %% ../nbs/52_sweep.ipynb #d6d546fb
 @dataclass(frozen=True)
 class SweepResult:
     """What a sweep leaves: results by run id, why other runs have none, and where the core time went."""
@@ -195,13 +200,13 @@ def sweep(
             open_executor(on, num_workers, compiled=compiled, options=options)
         )
         driver.drive(pool)
-        wall_s, at_a_time = time.monotonic() - begun, getattr(pool, "num_workers", 0)
-    return driver.result(wall_s, at_a_time)
+    at_a_time = (
+        pool.num_workers if isinstance(pool, LocalExecutor) else 0
+    )  # a cluster's are not known
+    return driver.result(time.monotonic() - begun, at_a_time)
 
 
 def _places() -> int:
-    from relscale.executors import visible_accelerators
-
     return len(visible_accelerators() or available_cores())
 
 

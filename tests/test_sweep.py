@@ -346,3 +346,25 @@ def test_an_executor_goes_on_after_a_worker_that_takes_no_more_work():
         with pytest.raises(Preempted):
             pool.submit(refuse).result()
         assert pool.submit(os.getpid).result() != os.getpid()
+
+
+def test_accelerators_get_a_process_each(monkeypatch):
+    """Two devices are listed: two workers, each of which sees one, without what is set for CPUs alone."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    with open_executor("local") as pool:
+        seen = {pool.submit(visible).result() for _ in range(6)}
+    assert pool.num_workers == 2 and seen <= {("cuda", "3", None), ("cuda", "5", None)}
+    with (
+        pytest.raises(UserError, match="3 workers: this machine shows 2"),
+        open_executor("local", 3),
+    ):
+        pass
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with pytest.raises(UserError, match="no device found"), open_executor("local"):
+        pass
+
+
+def visible() -> tuple[str | None, ...]:
+    return tuple(map(os.environ.get, ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")))
