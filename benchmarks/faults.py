@@ -145,8 +145,8 @@ class Watcher(threading.Thread):
 class Lab:
     """A folder with the plan, the undisturbed sweep, and what is done to others."""
 
-    def __init__(self, work: Path):
-        self.work = work
+    def __init__(self, work: Path, csv: Path):
+        self.work, self.csv = work, csv
         self.plan, self.quiet = work / "plan.json", work / "quiet"
         self.runs = {run.run_id: run for run in make_plan().runs}
         work.mkdir(parents=True, exist_ok=True)
@@ -282,7 +282,7 @@ def strike(lab: Lab, where, watcher, num_kills: int, *, seed: int, gap: tuple[fl
             workers = [
                 p for p, (parent, *_) in alive.items() if parent == driver.pid and is_worker(p)
             ]
-            who = "driver" if rng.random() < 1 / 3 else "worker"
+            who = "driver" if rng.random() < 0.25 else "worker"
             victim = driver.pid if who == "driver" else rng.choice(workers or [0])
             if victim and victim in alive:
                 watcher.look()
@@ -443,7 +443,7 @@ def full_disk(lab: Lab):
         _, err = driver.communicate(timeout=LATE_S)
         kept = {p: p.read_bytes() for p in where.glob("runs/*/result.json")}
         whole = all(p.read_bytes() == (lab.quiet / p.relative_to(where)).read_bytes() for p in kept)
-        rows.append({"what": "disk full during checkpoints", **said(driver.returncode, err)})
+        rows.append({"what": "disk full during checkpoints", **said(lab, driver.returncode, err)})
         filler.unlink()
         again = lab.sweep(where, watcher)
         assert again.returncode == 0, again.stderr
@@ -455,7 +455,7 @@ def full_disk(lab: Lab):
         filler = fill(disk, leave=0)
         done = lab.sweep(where, watcher)
         rows.append(
-            {"what": "disk full as tables are written", **said(done.returncode, done.stderr)}
+            {"what": "disk full as tables are written", **said(lab, done.returncode, done.stderr)}
         )
         half = [name for name in TABLES if (where / name).exists()]
         filler.unlink()
@@ -472,13 +472,17 @@ def full_disk(lab: Lab):
     return rows, {}
 
 
-def said(code: int, err: str) -> dict:
+def said(lab: Lab, code: int, err: str) -> dict:
     """Exit code and the last line, which is ours; lines above it that are neither ours nor the progress bar are counted."""
     lines = [line for line in err.replace("\r", "\n").splitlines() if line.strip()]
     ours = [line for line in lines if line.startswith("relscale:")]
     assert code == 2 and ours == lines[-1:], (code, err)
     others = [line for line in lines[:-1] if not line.startswith("training ")]
-    return {"exit_code": code, "said": ours[0], "other_lines": len(others)}
+    return {
+        "exit_code": code,
+        "said": ours[0].replace(str(lab.work), "WORK"),
+        "other_lines": len(others),
+    }
 
 
 def terminated(lab: Lab):
@@ -572,8 +576,10 @@ def half_done(lab: Lab, victim: str, watcher) -> Path:
 
 def damaged(lab: Lab):
     """One file is cut to half its length, or one bit of it flipped, and the sweep started again."""
-    victim = max(lab.runs, key=lambda name: lab.runs[name].num_steps)
-    base, watcher, rows = Path("runs") / victim, Watcher(None), []
+    victim = min(lab.runs, key=lambda name: lab.runs[name].num_steps)
+    base, watcher, path = Path("runs") / victim, Watcher(None), lab.csv / "damage.csv"
+    rows = pd.read_csv(path, keep_default_na=False).to_dict("records") if path.exists() else []
+    done_before = {(row["file"], row["harm"]) for row in rows}
     half = half_done(lab, victim, watcher)
     steps = sorted(int(p.name) for p in (half / base / "checkpoints").glob("*") if p.name.isdigit())
     newest, older = (base / "checkpoints" / str(step) for step in (steps[-1], steps[-2]))
@@ -591,46 +597,30 @@ def damaged(lab: Lab):
     ]
     for what, source, names in cases:
         for harm in (cut, flip):
-            where = lab.copy("damaged", source=source)
+            if (what, harm.__name__) in done_before:
+                continue
+            where = lab.copy("harmed", source=source)
             for name in names:
                 path = where / name
                 harm(largest(path) if path.is_dir() else path)
             if what == "weights":  # they are read when a score is wanted
                 (where / base / "scores" / "heldout.json").unlink()
-            before = logged(where / base)
             done = lab.sweep(where, watcher)
             notes = [
                 line
                 for line in done.stdout.splitlines()
                 if "damaged" in line or "trying again" in line
             ]
-            begun = watcher_begin(where / base, before, lab.runs[victim].num_steps)
             rows.append(
                 {"file": what, "harm": harm.__name__, "sweep": "killed half way" if source == half else "finished",
-                 "named": bool(notes), "said": "; ".join(notes).replace(str(where), "STORE"), "steps_trained": begun,
+                 "named": bool(notes), "said": "; ".join(notes).replace(str(where), "STORE"),
                  "exit_code": done.returncode, **lab.same(where)}
             )  # fmt: skip
-            print(rows[-1], flush=True)
+            write(lab.csv, "damage", rows)
     good = all(r["tables_same"] and r["weights_same"] and r["exit_code"] == 0 for r in rows)
     row = {"what": f"{len(rows)} damaged files, one at a time", "runs": len(lab.runs), "tables_same": good,
            "weights_same": good}  # fmt: skip
-    return row, {"damage": rows}
-
-
-def logged(folder: Path) -> bytes:
-    return (folder / "metrics.sums").read_bytes()
-
-
-def watcher_begin(folder: Path, before: bytes, num_steps: int) -> int:
-    """Steps that were trained since: rows that were added to the log of sums, or all of a new one."""
-    now = logged(folder)
-    lines = now[len(before) :] if now.startswith(before) else now
-    steps = [
-        int(line.split()[0])
-        for line in lines.decode(errors="replace").splitlines()
-        if line[:1].isdigit()
-    ]
-    return min(num_steps, ROW * len(steps))
+    return row, {}
 
 
 SCENARIOS = {
@@ -660,12 +650,14 @@ def main() -> None:
     )
     parser.add_argument("--only", nargs="*", choices=SCENARIOS, help="these scenarios, anew")
     options = parser.parse_args()
-    lab = Lab(options.work.absolute())
+    lab = Lab(options.work.absolute(), options.csv)
     options.csv.mkdir(parents=True, exist_ok=True)
     path = options.csv / "campaign.csv"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
     if options.only:
         rows = [row for row in rows if row["scenario"] not in options.only]
+        if "damage" in options.only:
+            (options.csv / "damage.csv").unlink(missing_ok=True)
     if not (lab.quiet / "tables.json").exists():
         rows = [row for row in rows if row["scenario"] != "undisturbed"]
     for name in options.only or SCENARIOS:
@@ -677,7 +669,10 @@ def main() -> None:
         except (subprocess.CalledProcessError, ImportError, FileNotFoundError) as error:
             print(f"{name}: left out: {error}", flush=True)
             continue
-        got = [{"scenario": name, **row} for row in (got if isinstance(got, list) else [got])]
+        got = [
+            {"scenario": name, **row, "load_average": round(os.getloadavg()[0], 1)}
+            for row in (got if isinstance(got, list) else [got])
+        ]
         rows = sorted(rows + got, key=lambda row: [*SCENARIOS].index(row["scenario"]))
         for table, of in tables.items():
             write(options.csv, table, of)
