@@ -10,6 +10,7 @@ __all__ = ['Job', 'run_key', 'read_record', 'put_record', 'read_result', 'Stopwa
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -373,12 +374,27 @@ def outcome_of(error: BaseException) -> tuple[str, str]:
     text = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, Preempted):
         return "preempted", text
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
-        return "out-of-memory", f"out of memory: {text:.200}"
+    # before memory: TensorStore calls a full disk RESOURCE_EXHAUSTED too
     if getattr(error, "errno", None) in _FULL or "No space left on device" in text:
         return "full-disk", f"no space left on the disk: {text:.200}"
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
+        return "out-of-memory", f"out of memory: {text:.200}"
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
     return "failed", f"{kind}{text:.300}"
+
+
+@contextlib.contextmanager
+def _unlogged() -> Iterator[None]:
+    """Pass over what threads of Orbax log of an error that arrives as an exception as well."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def execute(job: Job, run: RunSpec, dead: str | None = None) -> Outcome:
@@ -396,7 +412,7 @@ def execute(job: Job, run: RunSpec, dead: str | None = None) -> Outcome:
         return Outcome("held")
     watch = Stopwatch(lease.record["spent"])
     before = dict(watch.spent)
-    with lease.kept(), warnings.catch_warnings(record=True) as caught:
+    with lease.kept(), _unlogged(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
             outcome, reason = _attempt(job, run, store, lease, watch)

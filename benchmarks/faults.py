@@ -1,0 +1,688 @@
+"""What a sweep survives: real trainings are killed, cut off, starved and damaged, and the tables compared bit for bit.
+
+    python benchmarks/faults.py --csv data/faults
+
+An undisturbed sweep of 16 small runs comes first; every scenario then does harm to another sweep of the same plan,
+starts it again until it ends well, and holds its tables and weights against the first one's. Rows are written as soon as
+a scenario is done, and the same command goes on with those that are missing. About ten minutes on two idle cores.
+
+Full disks need root, to mount a small file system, and so does the second machine, which is a name space of process
+numbers of its own. A wrong clock is `time.time` shifted by a `sitecustomize` in every process of that driver
+(libfaketime 0.9.10 makes `time.sleep` of Python 3.11 fail when it leaves the monotonic clock alone). The bucket is
+moto's server on this machine (`pip install 'moto[server]'`). What cannot be done here is left out, with a line that says so.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pandas as pd
+
+from relscale.attempts import read_record
+from relscale.leases import this_process
+from relscale.plan import SMALL, plan_isoflop, save_plan
+from relscale.store import connect, download
+
+TABLES = ("runs.parquet", "scores.parquet")
+TEXT = ("--domains", "code", "bible", "--train-bytes", "150000", "--heldout-bytes", "6000")
+QUICK = ("--checkpoint-s", "0.5", "--beat-s", "0.5", "--dead-after-s", "5", "--lost-retries", "50")
+CODE = "import sys; from relscale.cli import main; sys.exit(main())"
+ROW = 20  # steps of a log row
+LOOK_S = 0.1
+LATE_S = 240  # a sweep that takes longer hangs
+
+
+def make_plan():
+    """16 runs of two shapes, with 7 and 37 thousand parameters."""
+    recipe = dataclasses.replace(SMALL, vocab=320, seq_len=32, max_sizes=2)
+    return plan_isoflop((1.2e10,), recipe, seeds=range(8))
+
+
+# ---- looking on
+
+
+def processes() -> dict[int, tuple[int, int, str, float]]:
+    """Parent, session, start and processor seconds of each process of this machine that is not a zombie."""
+    found, tick = {}, os.sysconf("SC_CLK_TCK")
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if fields[0] not in "ZX":
+                used = (int(fields[11]) + int(fields[12])) / tick
+                found[int(path.parent.name)] = int(fields[1]), int(fields[3]), fields[19], used
+    return found
+
+
+def is_worker(pid: int) -> bool:
+    try:
+        return b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+class Watcher(threading.Thread):
+    """Notes from outside, ten times a second: processor time, who holds which run, and each model that appears."""
+
+    def __init__(self, where: Path | None):
+        super().__init__(daemon=True)
+        self.where, self.begun, self.done = where, time.monotonic(), threading.Event()
+        self.sessions: set[int] = set()
+        self.used: dict[tuple, float] = {}
+        self.models: dict[str, set] = defaultdict(set)
+        self.held: dict[str, dict] = {}
+        self.spans: list[dict] = []
+        self.looking = threading.Lock()
+
+    def now(self) -> float:
+        return round(time.monotonic() - self.begun, 2)
+
+    def run(self) -> None:
+        while not self.done.wait(LOOK_S):
+            self.look()
+
+    def look(self) -> None:
+        with self.looking:
+            alive = processes()
+            for pid, (_, session, started, used) in alive.items():
+                if session in self.sessions:
+                    self.used[pid, started] = used
+            if self.where is not None:
+                self.look_at_runs(alive)
+
+    def look_at_runs(self, alive) -> None:
+        for path in self.where.glob("runs/*/model"):
+            with contextlib.suppress(OSError):
+                status = path.stat()
+                self.models[path.parent.name].add((status.st_ino, status.st_ctime_ns))
+        for path in self.where.glob("runs/*/lease.json"):
+            name = path.parent.name
+            with contextlib.suppress(OSError, ValueError):
+                lease, span = json.loads(path.read_bytes()), self.held.get(name)
+                if span and (span["attempt"] != lease["attempt"] or lease["state"] == "free"):
+                    self.end(name, lease["past"][-1]["outcome"] if lease["past"] else "")
+                if lease["state"] == "held" and name not in self.held:
+                    here = lease["machine"] == this_process()["machine"]
+                    self.held[name] = {
+                        "run_id": name, "attempt": lease["attempt"], "pid": lease["pid"], "here": here,
+                        "begun_s": self.now(),
+                    }  # fmt: skip
+        for name, span in list(self.held.items()):
+            if span["here"] and span["pid"] not in alive:
+                self.end(name, "lost")
+
+    def end(self, name: str, outcome: str) -> None:
+        span = self.held.pop(name)
+        if span["attempt"] not in [s["attempt"] for s in self.spans if s["run_id"] == name]:
+            self.spans.append(span | {"ended_s": self.now(), "outcome": outcome})
+
+    def stop(self) -> None:
+        self.done.set()
+        self.join()
+        self.look()
+
+    @property
+    def cpu_s(self) -> float:
+        return round(sum(self.used.values()), 1)
+
+
+# ---- a sweep as a shell would start it
+
+
+class Lab:
+    """A folder with the plan, the undisturbed sweep, and what is done to others."""
+
+    def __init__(self, work: Path, csv: Path):
+        self.work, self.csv = work, csv
+        self.plan, self.quiet = work / "plan.json", work / "quiet"
+        self.runs = {run.run_id: run for run in make_plan().runs}
+        work.mkdir(parents=True, exist_ok=True)
+        self.plan.write_text(save_plan(make_plan()))
+
+    def command(self, where, *more) -> list[str]:
+        words = ["sweep", str(self.plan), "--store", str(where), *TEXT, *QUICK, *more]
+        return [sys.executable, "-c", CODE, *words]
+
+    def start(self, where, watcher, *more, before=(), environment=None) -> subprocess.Popen:
+        driver = subprocess.Popen(
+            [*before, *self.command(where, *more)],
+            env=os.environ | (environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        watcher.sessions.add(driver.pid)
+        return driver
+
+    def sweep(self, where, watcher, *more) -> subprocess.CompletedProcess:
+        """To its end, with nothing in its way."""
+        driver = self.start(where, watcher, *more)
+        out, err = driver.communicate(timeout=LATE_S)
+        return subprocess.CompletedProcess(driver.args, driver.returncode, out, err)
+
+    def fresh(self, name: str) -> Path:
+        where = self.work / name
+        shutil.rmtree(where, ignore_errors=True)
+        return where
+
+    def copy(self, name: str, *, source: Path | None = None, without_runs=False) -> Path:
+        """The undisturbed store, or another, under a new name."""
+        where = self.fresh(name)
+        subprocess.run(["cp", "-r", source or self.quiet, where], check=True)
+        if without_runs:
+            for path in [where / "runs", where / "tables.json", *(where / t for t in TABLES)]:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return where
+
+    # ---- what came of it
+
+    def weights(self, where) -> dict[str, str]:
+        """A hash of the final weights of each run, as bits."""
+        import jax
+        import numpy as np
+
+        from relscale.train import load_model, start_state
+
+        store, found = connect(where), {}
+        for name, run in self.runs.items():
+            folder = self.work / "fetched" / name
+            if store.local is not None:
+                folder = store.local / "runs" / name
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.parent.mkdir(exist_ok=True)
+                download(store, f"runs/{name}", folder, manifest=f"runs/{name}/files.json")
+            model, digest = load_model(folder, start_state(run).model), hashlib.sha256()
+            for leaf in jax.tree.leaves(model):
+                digest.update(np.asarray(leaf).tobytes())
+            found[name] = digest.hexdigest()
+        return found
+
+    def same(self, where) -> dict:
+        """Whether tables and weights are those of the undisturbed sweep."""
+        mine, quiet = connect(where), connect(self.quiet)
+        tables = all(getattr(mine.find(t), "content", 0) == quiet.find(t).content for t in TABLES)
+        return {"tables_same": tables, "weights_same": self.weights(where) == self.quiet_weights}
+
+    @property
+    def quiet_weights(self) -> dict[str, str]:
+        if not hasattr(self, "_quiet"):
+            self._quiet = self.weights(self.quiet)
+        return self._quiet
+
+    def count(self, where, watcher) -> dict:
+        """Attempts and steps, from what the runs' folders have logged; models as they were seen to appear."""
+        store, ends, logged = connect(where), Counter(), 0
+        for name in self.runs:
+            lease = read_record(store, f"runs/{name}/lease.json") or {"past": []}
+            ends[sum(p["outcome"] == "finished" for p in lease["past"])] += 1
+            if store.local is not None:
+                sums = (store.local / "runs" / name / "metrics.sums").read_text().splitlines()
+                logged += sum(run_rows(self.runs[name], sums))
+        planned = sum(run.num_steps for run in self.runs.values())
+        models = [len(seen) for seen in watcher.models.values()]
+        counted = {
+            "runs": len(self.runs),
+            "attempts": sum(
+                (read_record(store, f"runs/{n}/lease.json") or {"attempt": 0})["attempt"]
+                for n in self.runs
+            ),
+            "finished_twice": sum(n > 1 for n in models)
+            + sum(k * (n > 1) for n, k in ends.items()),
+            "steps": planned,
+            "cpu_s": watcher.cpu_s,
+            "wall_s": watcher.now(),
+        }
+        return counted | ({"steps_repeated": logged - planned} if store.local is not None else {})
+
+
+def run_rows(run, sums: list[str]) -> list[int]:
+    """Steps of each row that was ever logged; the log of sums is only appended to."""
+    steps = [int(line.split()[0]) for line in sums]
+    return [run.num_steps % ROW or ROW if step == run.num_steps else ROW for step in steps]
+
+
+# ---- scenarios: each returns rows of campaign.csv and of tables of its own
+
+
+def undisturbed(lab: Lab):
+    """Nothing happens to it; its tables are the measure of all others."""
+    where = lab.fresh("quiet")
+    watcher = Watcher(where)
+    watcher.start()
+    done = lab.sweep(where, watcher)
+    watcher.stop()
+    assert done.returncode == 0, done.stderr
+    return {"what": "left alone", **lab.count(where, watcher)}, {}
+
+
+def strike(lab: Lab, where, watcher, num_kills: int, *, seed: int, gap: tuple[float, float]):
+    """Start a sweep, kill a worker or the driver by -9 at random moments, start it again; to its end."""
+    rng, kills = random.Random(seed), []
+    while True:
+        driver = lab.start(where, watcher)
+        while driver.poll() is None and len(kills) < num_kills:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                driver.wait(rng.uniform(*gap))
+            alive = processes()
+            workers = [
+                p for p, (parent, *_) in alive.items() if parent == driver.pid and is_worker(p)
+            ]
+            who = "driver" if rng.random() < 0.25 else "worker"
+            victim = driver.pid if who == "driver" else rng.choice(workers or [0])
+            if victim and victim in alive:
+                watcher.look()
+                os.kill(victim, signal.SIGKILL)
+                doing = [n for n, span in watcher.held.items() if span["pid"] == victim]
+                kills.append(
+                    {"kill_s": watcher.now(), "who": who, "pid": victim, "run_id": "".join(doing)}
+                )
+        _, err = driver.communicate(timeout=LATE_S)
+        if driver.returncode == 0:
+            return kills
+        assert driver.returncode == -9, err
+
+
+def of_kills(kills: list[dict]) -> dict:
+    who = Counter(kill["who"] for kill in kills)
+    return {"kills_worker": who["worker"], "kills_driver": who["driver"]}
+
+
+def killed(lab: Lab):
+    """30 kills at random moments."""
+    where = lab.fresh("killed")
+    watcher = Watcher(where)
+    watcher.start()
+    kills = strike(lab, where, watcher, 30, seed=0, gap=(0.5, 4.5))
+    watcher.stop()
+    row = {"what": "kill -9 of workers and of the driver", **of_kills(kills)}
+    row |= lab.count(where, watcher) | lab.same(where)
+    hidden = {"pid", "here"}
+    spans = [{k: v for k, v in span.items() if k not in hidden} for span in watcher.spans]
+    kills = [{k: v for k, v in kill.items() if k not in hidden} for kill in kills]
+    return row, {"attempts": spans, "kills": kills}
+
+
+def pin(i: int) -> list[str]:
+    """Words before a command that give it one core; its workers follow."""
+    cores = sorted(os.sched_getaffinity(0))
+    return ["taskset", "-c", str(cores[i % len(cores)])]
+
+
+def two_drivers(lab: Lab):
+    """The same command twice at the same time."""
+    where = lab.fresh("two")
+    watcher = Watcher(where)
+    watcher.start()
+    drivers = [lab.start(where, watcher, before=pin(i)) for i in range(2)]
+    ended = [driver.communicate(timeout=LATE_S) for driver in drivers]
+    watcher.stop()
+    assert [d.returncode for d in drivers] == [0, 0], ended
+    row = {"what": "two drivers at once, one worker each"}
+    return row | lab.count(where, watcher) | lab.same(where), {}
+
+
+def shifted_clock(lab: Lab, hours: int) -> tuple[dict, float]:
+    """The environment of a process whose time of day is off, and by how many seconds it was seen to be."""
+    folder = lab.work / f"clock{hours}"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(
+        f"import time\nread, read_ns = time.time, time.time_ns\n"
+        f"time.time = lambda: read() + {hours * 3600}\n"
+        f"time.time_ns = lambda: read_ns() + {hours * 3600} * 10**9\n"
+    )
+    paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+    changes = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    ask = [sys.executable, "-c", "import time; print(time.time())"]
+    said = subprocess.run(ask, env=os.environ | changes, capture_output=True, text=True, check=True)
+    off = float(said.stdout) - time.time()
+    assert abs(off - hours * 3600) < 60, f"the clock is off by {off} s"
+    return changes, off
+
+
+def another_machine() -> list[str]:
+    """Words before a command that give it process numbers of its own: no other can look up its processes."""
+    words = ["unshare", "--fork", "--pid", "--mount-proc", "--kill-child"]
+    works = (
+        shutil.which("unshare")
+        and not subprocess.run([*words, "true"], capture_output=True).returncode
+    )
+    return words if works else []
+
+
+def wrong_clock(lab: Lab):
+    """Two machines share a store, their clocks an hour ahead and an hour behind; the first dies with all its workers."""
+    where, apart = lab.fresh("clocks"), another_machine()
+    watcher = Watcher(where)
+    (ahead, more), (behind, less) = shifted_clock(lab, 1), shifted_clock(lab, -1)
+    watcher.start()
+    one, two = (
+        lab.start(where, watcher, before=[*pin(i), *apart], environment=clock)
+        for i, clock in enumerate((ahead, behind))
+    )
+    until(lambda: len(list(where.glob("runs/*/result.json"))) >= 4 and len(watcher.held) == 2, one)
+    alive = processes()
+    mine = [pid for pid, (_, session, *_) in alive.items() if session == one.pid]
+    for pid in mine:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    one.communicate()
+    _, err = two.communicate(timeout=LATE_S)
+    watcher.stop()
+    assert two.returncode == 0, err
+    row = {
+        "what": f"two drivers, clocks {more / 3600:+.0f} h and {less / 3600:+.0f} h"
+        + (", as two machines" if apart else "")
+        + "; the first killed with its worker",
+        "kills_worker": 1,
+        "kills_driver": 1,
+    }
+    return row | lab.count(where, watcher) | lab.same(where), {}
+
+
+def until(true, process: subprocess.Popen) -> None:
+    """Wait for something to be true of a sweep that is going on."""
+    end = time.monotonic() + LATE_S
+    while not true():
+        if process.poll() is not None or time.monotonic() > end:
+            raise AssertionError(f"ended too soon, or never: {process.communicate()}")
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str):
+    folder.mkdir(exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk: Path, leave: int) -> Path:
+    """Take all room but a few pages."""
+    with open(disk / "filler", "wb", buffering=0) as file:
+        with contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        file.truncate(max(0, file.tell() - leave * 4096))
+    return disk / "filler"
+
+
+def full_disk(lab: Lab):
+    """The disk fills up while runs are trained, and again before the tables are written."""
+    rows, disk = [], lab.work / "disk"
+    with small_disk(disk, "64m"):
+        lab.copy("disk/store", without_runs=True)
+        where = disk / "store"
+        watcher = Watcher(where)
+        watcher.start()
+        driver = lab.start(where, watcher)
+        until(
+            lambda: (
+                len(list(where.glob("runs/*/result.json"))) >= 3
+                and list(where.glob("runs/*/checkpoints/[0-9]*"))
+            ),
+            driver,
+        )
+        filler = fill(disk, leave=6)  # room for some log rows, and not for a checkpoint
+        _, err = driver.communicate(timeout=LATE_S)
+        kept = {p: p.read_bytes() for p in where.glob("runs/*/result.json")}
+        whole = all(p.read_bytes() == (lab.quiet / p.relative_to(where)).read_bytes() for p in kept)
+        rows.append({"what": "disk full during checkpoints", **said(lab, driver.returncode, err)})
+        filler.unlink()
+        again = lab.sweep(where, watcher)
+        assert again.returncode == 0, again.stderr
+        whole = whole and all(p.read_bytes() == content for p, content in kept.items())
+        rows[-1] |= {"finished_before": len(kept), "finished_intact": whole}
+        rows[-1] |= lab.count(where, watcher) | lab.same(where)
+        for path in [where / "tables.json", *(where / name for name in TABLES)]:
+            path.unlink()
+        filler = fill(disk, leave=0)
+        done = lab.sweep(where, watcher)
+        rows.append(
+            {"what": "disk full as tables are written", **said(lab, done.returncode, done.stderr)}
+        )
+        half = [name for name in TABLES if (where / name).exists()]
+        filler.unlink()
+        again = lab.sweep(where, watcher)
+        watcher.stop()
+        assert again.returncode == 0 and not half, (again.stderr, half)
+        whole = all(p.read_bytes() == content for p, content in kept.items())
+        rows[-1] |= {
+            "runs": len(lab.runs),
+            "finished_before": len(lab.runs),
+            "finished_intact": whole,
+        }
+        rows[-1] |= lab.same(where)
+    return rows, {}
+
+
+def said(lab: Lab, code: int, err: str) -> dict:
+    """Exit code and the last line, which is ours; lines above it that are neither ours nor the progress bar are counted."""
+    lines = [line for line in err.replace("\r", "\n").splitlines() if line.strip()]
+    ours = [line for line in lines if line.startswith("relscale:")]
+    assert code == 2 and ours == lines[-1:], (code, err)
+    others = [line for line in lines[:-1] if not line.startswith("training ")]
+    return {
+        "exit_code": code,
+        "said": ours[0].replace(str(lab.work), "WORK"),
+        "other_lines": len(others),
+    }
+
+
+def terminated(lab: Lab):
+    """SIGTERM to the driver at five random moments: how long until all its processes are gone, and what is lost."""
+    where, rng, rows = lab.copy("terminated", without_runs=True), random.Random(3), []
+    watcher = Watcher(where)
+    watcher.start()
+    for i in range(5):
+        driver = lab.start(where, watcher)
+        until(lambda: len(watcher.held) == 2 and logs(where), driver)
+        time.sleep(rng.uniform(1, 4))
+        watcher.look()
+        under_way = dict(watcher.held)
+        begun = time.monotonic()
+        driver.send_signal(signal.SIGTERM)
+        driver.communicate(timeout=LATE_S)
+        while any(session == driver.pid for _, session, *_ in processes().values()):
+            time.sleep(0.01)
+        seconds = time.monotonic() - begun
+        leases = {n: read_record(connect(where), f"runs/{n}/lease.json") for n in under_way}
+        stopped = {
+            n: e for n, e in leases.items() if e["past"] and e["past"][-1]["outcome"] == "preempted"
+        }
+        saved = sum(
+            (where / f"runs/{n}/checkpoints/{e['note'].get('step', 0)}").is_dir()
+            for n, e in stopped.items()
+        )
+        rows.append(
+            {"round": i, "exit_code": driver.returncode, "seconds": round(seconds, 2), "runs_under_way": len(under_way),
+             "preempted": len(stopped), "checkpoint_of_last_row": saved}
+        )  # fmt: skip
+    done = lab.sweep(where, watcher)
+    watcher.stop()
+    assert done.returncode == 0, done.stderr
+    times = [row["seconds"] for row in rows]
+    what = f"SIGTERM to the driver, five times: gone after {statistics.median(times):.1f} s (median), {max(times):.1f} s (most)"
+    return {"what": what, **lab.count(where, watcher), **lab.same(where)}, {"sigterm": rows}
+
+
+def logs(where: Path) -> list[Path]:
+    return [
+        p
+        for p in where.glob("runs/*/metrics.jsonl")
+        if p.stat().st_size and not (p.parent / "model").exists()
+    ]
+
+
+def in_a_bucket(lab: Lab):
+    """Ten kills of a sweep whose store is a bucket that is reached over HTTP."""
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from s3_server import bucket
+
+    os.environ["RELSCALE_SCRATCH"] = str(lab.fresh("scratch"))
+    watcher = Watcher(None)
+    with bucket() as where:
+        watcher.start()
+        kills = strike(lab, where, watcher, 10, seed=1, gap=(1.0, 6.0))
+        watcher.stop()
+        row = {"what": "the same in a bucket over HTTP", **of_kills(kills)}
+        return row | lab.count(where, watcher) | lab.same(where), {}
+
+
+# ---- damage
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def largest(folder: Path) -> Path:
+    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def half_done(lab: Lab, victim: str, watcher) -> Path:
+    """A store in which all runs but one are finished, and that one was killed with two checkpoints."""
+    where = lab.copy("half")
+    shutil.rmtree(where / "runs" / victim)
+    driver = lab.start(where, watcher, "--checkpoint-s", "0.3")
+    folder = where / "runs" / victim / "checkpoints"
+    until(lambda: len([p for p in folder.glob("*") if p.name.isdigit()]) >= 2, driver)
+    os.killpg(driver.pid, signal.SIGKILL)
+    driver.communicate()
+    return where
+
+
+def damaged(lab: Lab):
+    """One file is cut to half its length, or one bit of it flipped, and the sweep started again."""
+    victim = min(lab.runs, key=lambda name: lab.runs[name].num_steps)
+    base, watcher, path = Path("runs") / victim, Watcher(None), lab.csv / "damage.csv"
+    rows = pd.read_csv(path, keep_default_na=False).to_dict("records") if path.exists() else []
+    done_before = {(row["file"], row["harm"]) for row in rows}
+    half = half_done(lab, victim, watcher)
+    steps = sorted(int(p.name) for p in (half / base / "checkpoints").glob("*") if p.name.isdigit())
+    newest, older = (base / "checkpoints" / str(step) for step in (steps[-1], steps[-2]))
+    cases = [
+        ("newest checkpoint", half, [newest]),
+        ("both checkpoints", half, [newest, older]),
+        ("metrics file", half, [base / "metrics.jsonl"]),
+        ("sums of the metrics file", half, [base / "metrics.sums"]),
+        ("lease", half, [base / "lease.json"]),
+        ("weights", lab.quiet, [base / "model"]),
+        ("result", lab.quiet, [base / "result.json"]),
+        ("score", lab.quiet, [base / "scores" / "heldout.json"]),
+        ("table of runs", lab.quiet, [Path("runs.parquet")]),
+        ("table of scores", lab.quiet, [Path("scores.parquet")]),
+    ]
+    for what, source, names in cases:
+        for harm in (cut, flip):
+            if (what, harm.__name__) in done_before:
+                continue
+            where = lab.copy("harmed", source=source)
+            for name in names:
+                path = where / name
+                harm(largest(path) if path.is_dir() else path)
+            if what == "weights":  # they are read when a score is wanted
+                (where / base / "scores" / "heldout.json").unlink()
+            done = lab.sweep(where, watcher)
+            notes = [
+                line
+                for line in done.stdout.splitlines()
+                if "damaged" in line or "trying again" in line
+            ]
+            rows.append(
+                {"file": what, "harm": harm.__name__, "sweep": "killed half way" if source == half else "finished",
+                 "named": bool(notes), "said": "; ".join(notes).replace(str(where), "STORE"),
+                 "exit_code": done.returncode, **lab.same(where)}
+            )  # fmt: skip
+            write(lab.csv, "damage", rows)
+    good = all(r["tables_same"] and r["weights_same"] and r["exit_code"] == 0 for r in rows)
+    row = {"what": f"{len(rows)} damaged files, one at a time", "runs": len(lab.runs), "tables_same": good,
+           "weights_same": good}  # fmt: skip
+    return row, {}
+
+
+SCENARIOS = {
+    "undisturbed": undisturbed,
+    "kills": killed,
+    "two-drivers": two_drivers,
+    "clocks": wrong_clock,
+    "disk": full_disk,
+    "damage": damaged,
+    "sigterm": terminated,
+    "bucket": in_a_bucket,
+}
+
+
+def write(folder: Path, name: str, rows: list[dict]) -> None:
+    if rows:
+        pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--csv", type=Path, default=Path("data/faults"), help="folder for the tables"
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("/tmp/relscale-faults"), help="folder for the stores"
+    )
+    parser.add_argument("--only", nargs="*", choices=SCENARIOS, help="these scenarios, anew")
+    options = parser.parse_args()
+    lab = Lab(options.work.absolute(), options.csv)
+    options.csv.mkdir(parents=True, exist_ok=True)
+    path = options.csv / "campaign.csv"
+    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    if options.only:
+        rows = [row for row in rows if row["scenario"] not in options.only]
+        if "damage" in options.only:
+            (options.csv / "damage.csv").unlink(missing_ok=True)
+    if not (lab.quiet / "tables.json").exists():
+        rows = [row for row in rows if row["scenario"] != "undisturbed"]
+    for name in options.only or SCENARIOS:
+        if name in [row["scenario"] for row in rows]:
+            continue
+        begun = time.monotonic()
+        try:
+            got, tables = SCENARIOS[name](lab)
+        except (subprocess.CalledProcessError, ImportError, FileNotFoundError) as error:
+            print(f"{name}: left out: {error}", flush=True)
+            continue
+        got = [
+            {"scenario": name, **row, "load_average": round(os.getloadavg()[0], 1)}
+            for row in (got if isinstance(got, list) else [got])
+        ]
+        rows = sorted(rows + got, key=lambda row: [*SCENARIOS].index(row["scenario"]))
+        for table, of in tables.items():
+            write(options.csv, table, of)
+        write(options.csv, "campaign", rows)
+        print(f"{name}: {time.monotonic() - begun:.0f} s; {got}", flush=True)
+    print(pd.DataFrame(rows).to_string(max_colwidth=60))
+    print(
+        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {os.cpu_count()} cores"
+    )
+
+
+if __name__ == "__main__":
+    main()
