@@ -449,7 +449,7 @@ class StatusCommand:
             show(sweep_status(self.store))
         return 0
 
-# %% ../nbs/56_cli.ipynb #0c7300cb
+# %% ../nbs/56_cli.ipynb #07ebdfa2
 @dataclass(frozen=True)
 class EvalCommand:
     """Score one of our runs or a Hugging Face model on tasks: text, multiple choice, risk."""
@@ -537,7 +537,7 @@ class EvalCommand:
         print()
 
 
-_EVAL = ("scores.parquet", "eval.json", "tasks", "requests", ".lock")
+_EVAL = ("scores.parquet", "eval.json", "tasks", "requests", ".claim")
 
 # %% ../nbs/56_cli.ipynb #1cdd9536
 Command = (
