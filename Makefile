@@ -21,7 +21,7 @@ study: install ## the main job: plan, train, evaluate, fit, report
 
 test: install ## every notebook, then pytest
 	$(BIN)/nbdev_test --n_workers 2 --timing
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 25 tests
 
 parity: install ## logits against transformers; first: .venv/bin/python -m pip install torch
 	@$(BIN)/python -c 'import torch' || (echo "make parity needs PyTorch: $(BIN)/python -m pip install torch" >&2; exit 1)

@@ -1,8 +1,10 @@
 """Where the core time of a sweep of small runs goes, and its runs per hour against plain loops pinned to the cores.
 
     python benchmarks/sweep.py --csv data/sweep
+    python benchmarks/sweep.py --csv data/sweep --every 4 --seeds 3
 
-The runs are every second one of the default study's. One way is `relscale.suite.run_suite` on all cores. The other is
+The runs are every second one of the default study's, or fewer shapes with several seeds; rows of another choice stay in
+the table. One way is `relscale.suite.run_suite` on all cores. The other is
 what one would write without it: a process a core, pinned, in the same environment, that calls `train` and then
 `score_documents` on one run after another; runs are dealt longest first to the core with the least to do. Both find
 the text prepared, neither has a compiled program from before, and wall time is from the start of the first process to
@@ -99,6 +101,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("/tmp/relscale-sweep"))
     parser.add_argument("--rounds", type=int, default=3, help="of both ways, in turn")
     parser.add_argument("--every", type=int, default=2, help="each how-manieth run of the study")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each shape")
     options = parser.parse_args()
 
     from relscale.plan import run_flops, save_plan
@@ -107,7 +110,12 @@ def main() -> None:
     from relscale.suite import TextConfig, prepare_text
 
     plan, text = study_plan(StudyConfig()), options.work / "text"
-    plan = dataclasses.replace(plan, runs=plan.runs[:: options.every])
+    runs = [
+        dataclasses.replace(run, seed=seed, run_id=f"{run.run_id.rpartition('-')[0]}-s{seed}")
+        for run in plan.runs[:: options.every]
+        for seed in range(options.seeds)
+    ]
+    plan = dataclasses.replace(plan, runs=tuple(runs))
     flops = {run.run_id: run_flops(run)["train_flops"] for run in plan.runs}
     options.work.mkdir(parents=True, exist_ok=True)
     prepare_text(connect(text), TextConfig(), plan.runs[0].model.vocab)
@@ -127,7 +135,7 @@ def main() -> None:
                 found[way] = by_loops(store, out, flops, cores)
             wall_s = time.perf_counter() - begun
             row = {
-                "round": i, "way": way, "runs": len(flops), "train_flops": sum(flops.values()), "cores": len(cores),
+                "round": i, "way": way, "shapes": len(flops) // options.seeds, "seeds": options.seeds, "runs": len(flops), "train_flops": sum(flops.values()), "cores": len(cores),
                 "wall_s": wall_s, "runs_per_hour": 3600 * len(flops) / wall_s, "load_average": os.getloadavg()[0],
             }  # fmt: skip
             if way == "sweep":
@@ -139,7 +147,12 @@ def main() -> None:
         both = found["sweep"].merge(found["loops"], on=["run_id", "group"])
         assert len(both) == 4 * len(flops) and (both["value_x"] == both["value_y"]).all()
         options.csv.mkdir(parents=True, exist_ok=True)
-        pd.DataFrame(rows).round(3).to_csv(options.csv / "rounds.csv", index=False)
+        path, table = options.csv / "rounds.csv", pd.DataFrame(rows).round(3)
+        if path.exists():
+            others = pd.read_csv(path)
+            same = (others["seeds"] == options.seeds) & (others["runs"] == len(flops))
+            table = pd.concat([others[~same], table])
+        table.to_csv(path, index=False)
     report(pd.DataFrame(rows))
 
 

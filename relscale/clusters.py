@@ -481,7 +481,18 @@ class RayOptions:
         memory = {} if self.memory_gb is None else {"memory": round(self.memory_gb * 1e9)}
         return named | memory | {"resources": dict(self.resources)}
 
-# %% ../nbs/51c_ray_dask.ipynb #f625073a
+# %% ../nbs/51c_ray_dask.ipynb #668b6341
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what SIGTERM does here: `ray.init` lets it end the driver, and a sweep wants to be asked."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
 @contextlib.contextmanager
 def _ray_cluster(
     num_workers: int | None, environment: Mapping[str, str], options: RayOptions
@@ -509,7 +520,8 @@ def _ray_cluster(
     else:
         here = {"address": options.address}
     try:
-        ray.init(**here, **runtime, log_to_driver=False, logging_level="error")
+        with _own_sigterm():
+            ray.init(**here, **runtime, log_to_driver=False, logging_level="error")
     except Exception as error:  # Ray raises ConnectionError, ValueError, or no more than Exception
         ray.shutdown()  # what of it had started
         where = f"at {options.address!r}" if options.address else "of its own"

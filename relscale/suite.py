@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PARALLEL_BYTES', 'HELDOUT', 'HELDOUT_VERSION', 'TextConfig', 'read_card', 'prepare_text', 'fill_mixtures',
-           'train_run', 'heldout_bits_per_byte', 'evaluate_run', 'suite_job', 'run_suite']
+           'train_run', 'heldout_bits_per_byte', 'evaluate_run', 'task_versions', 'suite_job', 'run_suite']
 
-# %% ../nbs/52b_suite.ipynb #20b69cc2
+# %% ../nbs/52b_suite.ipynb #86c5a92f
 import contextlib
 import dataclasses
 import functools
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from .attempts import Attempt, Job, read_record
 from .core import UserError, fingerprint, human, require
@@ -231,22 +232,11 @@ def evaluate_run(
     rows = json.loads(frame.drop(columns="run_id").to_json(orient="records", double_precision=15))
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
-# %% ../nbs/52b_suite.ipynb #be1430c2
-def suite_job(
-    where: Path | str,
-    card: Mapping,
-    tasks: Sequence[str] = (HELDOUT,),
-    *,
-    items: str = ".",
-    limit: int | None = None,
-    lease: LeaseRule = LeaseRule(),
-    checkpoint_s: float = 20.0,
-) -> Job:
-    """The job of a suite whose text is in the store.
-
-    `tasks` are `heldout` and names of `relscale.tasks.TASKS`, whose items lie below the folder `items`;
-    `limit` takes the first of each group.
-    """
+# %% ../nbs/52b_suite.ipynb #b18f75a5
+def task_versions(
+    tasks: Sequence[str], items: str = ".", limit: int | None = None
+) -> dict[str, str]:
+    """Each task with the fingerprint of all that it asks; refuses one that is unknown, or has no items."""
     versions = {}
     for task in tasks:
         if task == HELDOUT:
@@ -255,13 +245,30 @@ def suite_job(
         from relscale.tasks import get_task, task_fingerprint
 
         versions[task] = task_fingerprint(get_task(task), items, limit=limit)
+    return versions
+
+
+def suite_job(
+    where: Path | str,
+    card: Mapping,
+    tasks: Mapping[str, str] = MappingProxyType({HELDOUT: HELDOUT_VERSION}),
+    *,
+    items: str = ".",
+    limit: int | None = None,
+    lease: LeaseRule = LeaseRule(),
+    checkpoint_s: float = 20.0,
+) -> Job:
+    """The job of a suite whose text is in the store.
+
+    `tasks` are those of `task_versions`, for the same `items` and `limit`.
+    """
     domains = [row["domain"] for row in card["corpora"]]
     return Job(
         str(where),
         train_run,
         functools.partial(evaluate_run, items=items, limit=limit),
         inputs={"stores": card["stores"], "tokenizer": card["tokenizer"], "domains": domains},
-        tasks=versions,
+        tasks=dict(tasks),
         lease=lease,
         checkpoint_s=checkpoint_s,
     )
@@ -321,7 +328,8 @@ def run_suite(
     text
         Domains and amounts of text; fixed once the store holds its text.
     tasks, items, limit
-        What each model is measured on: see `suite_job`. A task that is added later is evaluated without
+        What each model is measured on: `heldout`, and names of `relscale.tasks.TASKS`, whose items lie below the
+        folder `items`; `limit` takes the first of each group. A task that is added later is evaluated without
         training again.
     on, num_workers, options
         Where workers run; see `relscale.executors.open_executor`.
@@ -334,15 +342,16 @@ def run_suite(
         raise UserError(
             f"plan: vocabularies of {vocabs}; a sweep has one tokenizer, so give one plan a vocabulary"
         )
+    items = str(items) if str(items).startswith("hf") else str(Path(items).absolute())
+    versions = task_versions(tasks, items, limit)
     store = connect(where)
     runs = fill_mixtures(plan.runs, text.domain_names)
     _settle(store, plan, text)
     say(f"text: {', '.join(text.domain_names)}")
     pool = functools.partial(open_executor, on, num_workers, options=options)
     card = prepare_text(store, text, vocabs[0], pool)
-    items = items if str(items).startswith("hf") else Path(items).absolute()
     job = suite_job(
-        where, card, tasks, items=str(items), limit=limit, lease=lease, checkpoint_s=checkpoint_s
+        where, card, versions, items=items, limit=limit, lease=lease, checkpoint_s=checkpoint_s
     )
     say(f"runs: {len(runs)}, {human(plan.train_flops, 'FLOPs')} of training")
     with progress_bar(runs) as show:

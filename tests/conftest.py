@@ -12,3 +12,14 @@ if importlib.util.find_spec("beartype") and importlib.util.find_spec("jaxtyping"
     from jaxtyping import install_import_hook
 
     install_import_hook(ARMED, "beartype.beartype")
+
+# The longest files first, so that neither of two workers is left with one of them at the end.
+LONG = (
+    "test_study", "test_sweep_command", "test_store", "test_sweep", "test_clusters", "test_faults", "test_train_parallel",
+    "test_eval_command", "test_requests", "test_prefix", "test_harness", "test_suite_tasks", "test_hostile",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: i for i, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))

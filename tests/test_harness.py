@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("lm_eval", reason="the bridge needs lm-eval: pip install 'relscale[harness]'")
-os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance

@@ -99,7 +99,7 @@ def test_status_is_a_table_and_a_page(quiet, tmp_path):
         (["sweep", "PLAN", "--store", "STORE", "--domains", "poems"], "poems"),
         (
             ["sweep", "PLAN", "--store", "STORE", "--tasks", "chess"],
-            "task 'chess': known tasks are",
+            "no task 'chess': use",
         ),
         (["sweep", "PLAN", "--store", "STORE", "--workers", "0"], "--workers 0"),
         (["sweep", "PLAN", "--store", "ftp://x/y"], "give a folder, or s3://bucket/name"),

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="parity with the harness needs PyTorch: make parity")
 transformers = pytest.importorskip("transformers", reason="make parity brings transformers")
 pytest.importorskip("lm_eval", reason="the harness: pip install 'relscale[harness]'")
-os.environ |= {"TQDM_DISABLE": "1", "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 from lm_eval import simple_evaluate  # noqa: E402
 from lm_eval.api.instance import Instance  # noqa: E402
