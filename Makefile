@@ -4,7 +4,7 @@ OUT ?= study
 STUDY_FLAGS ?=
 BIN := .venv/bin
 
-.PHONY: install study test parity lint docs lab export readme clean
+.PHONY: install study test long parity lint docs lab export readme clean
 
 install: .venv/installed
 
@@ -22,6 +22,9 @@ study: install ## the main job: plan, train, evaluate, fit, report
 test: install ## every notebook, then pytest
 	$(BIN)/nbdev_test --n_workers 2 --timing
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 25 tests
+
+long: install ## the tests that `make test` leaves out: kills of whole studies, clocks, a full disk, Ray's hosts
+	$(BIN)/python -m pytest -q --long -m long tests
 
 parity: install ## logits against transformers; first: .venv/bin/python -m pip install torch
 	@$(BIN)/python -c 'import torch' || (echo "make parity needs PyTorch: $(BIN)/python -m pip install torch" >&2; exit 1)

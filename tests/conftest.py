@@ -6,6 +6,8 @@ are armed, and notebooks are not.
 
 import importlib.util
 
+import pytest
+
 ARMED = ("relscale.model", "relscale.optim", "relscale.placement", "relscale.train")
 
 if importlib.util.find_spec("beartype") and importlib.util.find_spec("jaxtyping"):
@@ -20,6 +22,21 @@ LONG = (
 )  # fmt: skip
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="also run what `make long` is for")
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers", "long: the better part of a minute alone; run by `make long`"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--long"):
+        left_out = pytest.mark.skip(reason="long: run by `make long`")
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(left_out)
     place = {name: i for i, name in enumerate(LONG)}
     items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))

@@ -77,6 +77,7 @@ def test_it_leaves_tables_that_hold_together(finished):
     assert {row["domain"] for row in card["corpora"]} == {"code", "bible"}
 
 
+@pytest.mark.long
 def test_interrupted_twice_it_ends_with_the_same_tables(finished, tmp_path):
     """Ctrl-C, then kill -9 of the driver alone, then to the end: same bytes, nothing finished is redone."""
     out = tmp_path / "cut"
@@ -237,6 +238,7 @@ def test_a_loss_that_is_not_finite_is_named(tmp_path):
     assert (pd.read_parquet(out / "runs.parquet")["status"] == "diverged").all()
 
 
+@pytest.mark.long
 def test_a_full_disk_is_named_and_what_is_finished_stays(finished, tmp_path):
     """The study goes on from a copy with one result taken away, on a file system with no room left.
 

@@ -59,6 +59,7 @@ def test_it_leaves_tables_and_runs_that_can_be_opened(quiet):
         assert dict(run.mixture) == {"code": 0.5, "bible": 0.5}
 
 
+@pytest.mark.long
 def test_five_kills_of_real_trainings_change_nothing(quiet, plan, tmp_path):
     """Workers and drivers are killed by -9; the tables are those of the quiet sweep, bit for bit."""
     where, rng, kills = tmp_path / "store", random.Random(1), []

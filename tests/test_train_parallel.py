@@ -241,6 +241,7 @@ def second_dies():
     time.sleep(100)
 
 
+@pytest.mark.long
 def test_processes_that_ray_starts_give_the_curve_of_one_device(eight):
     pytest.importorskip("ray", reason="needs the extra `ray`")
     from relscale.clusters import RayOptions, _ray_cluster

@@ -50,6 +50,7 @@ def start_elsewhere(where: Path, log: Path, hours: int, folder: Path) -> subproc
     )
 
 
+@pytest.mark.long
 def test_two_machines_with_clocks_two_hours_apart(quiet, tmp_path):  # noqa: F811
     """One is an hour ahead and dies with its worker, one is an hour behind and goes on: nothing is trained twice.
 
