@@ -29,7 +29,7 @@ long: install ## the tests that `make test` leaves out: kills of whole studies, 
 parity: install ## logits against transformers; first: .venv/bin/python -m pip install torch
 	@$(BIN)/python -c 'import torch' || (echo "make parity needs PyTorch: $(BIN)/python -m pip install torch" >&2; exit 1)
 	$(BIN)/python -m pip install --quiet --editable '.[parity]'
-	$(BIN)/python -m pytest -q tests/parity
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/parity
 
 lint: install
 	$(BIN)/ruff format --check .
