@@ -1,7 +1,7 @@
 """Where the core time of a sweep of small runs goes, and its runs per hour against plain loops pinned to the cores.
 
     python benchmarks/sweep.py --csv data/sweep
-    python benchmarks/sweep.py --csv data/sweep --every 4 --seeds 3
+    python benchmarks/sweep.py --csv data/sweep --every 7 --seeds 3
 
 The runs are every second one of the default study's, or fewer shapes with several seeds; rows of another choice stay in
 the table. One way is `relscale.suite.run_suite` on all cores. The other is
