@@ -227,6 +227,7 @@ def test_another_configuration_is_refused_and_harms_nothing(finished):
     assert {p: p.read_bytes() for p in finished.glob("*.*")} == before
 
 
+@pytest.mark.long
 def test_a_loss_that_is_not_finite_is_named(tmp_path):
     out = tmp_path / "wild"
     done = relscale(

@@ -214,6 +214,7 @@ print(json.dumps(curve(run, make_mesh(data=2, fsdp=2))))
 """
 
 
+@pytest.mark.long
 def test_processes_that_are_told_who_is_who(eight):
     address = f"127.0.0.1:{free_port(20000)}"
     processes = [start(GIVEN, 2, address, i) for i in range(2)]
