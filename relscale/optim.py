@@ -6,7 +6,7 @@
 __all__ = ['NEWTON_SCHULZ', 'Hyper', 'hyper_of', 'wsd_schedule', 'decay_mask', 'matrix_mask', 'orthogonalise', 'OptimState',
            'init_state', 'learning_rate_at', 'update', 'make_optimizer']
 
-# %% ../nbs/13_optim.ipynb #f3583d51
+# %% ../nbs/13_optim.ipynb #8886468d
 import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 
 from .core import UserError
-from .spec import OptimSpec
+from .spec import OPTIM_CHOICES, OptimSpec
 
 # %% ../nbs/13_optim.ipynb #93d2e84e
 class Hyper(eqx.Module):
@@ -46,7 +46,7 @@ class Hyper(eqx.Module):
     corrected_leaves: Literal["decayed", "normalised"] = eqx.field(static=True)
     newton_schulz: Literal["float32", "bfloat16"] = eqx.field(static=True)
 
-# %% ../nbs/13_optim.ipynb #61d8ec6e
+# %% ../nbs/13_optim.ipynb #d181164f
 def _phases(num_steps: int, warmup: float, decay: float) -> tuple[int, int]:
     """Steps of warm-up and decay: fractions of the run, cut to whole steps."""
     if num_steps < 1 or min(warmup, decay) < 0 or warmup + decay > 1:
@@ -64,17 +64,9 @@ def hyper_of(spec: OptimSpec, num_steps: int) -> Hyper:
     """
     num_warmup, num_decay = _phases(num_steps, spec.warmup, spec.decay)
     numbers = ("learning_rate", "momentum", "beta1", "beta2", "eps", "weight_decay", "clip_norm")
-    choices = (
-        "rule",
-        "cautious",
-        "corrected_decay",
-        "mask_mean",
-        "corrected_leaves",
-        "newton_schulz",
-    )
     return Hyper(
         **{name: jnp.asarray(getattr(spec, name), dtype=float) for name in numbers},
-        **{name: getattr(spec, name) for name in choices},
+        **{name: getattr(spec, name) for name in OPTIM_CHOICES},
         adam_learning_rate=jnp.asarray(spec.adam_learning_rate or spec.learning_rate, dtype=float),
         num_steps=jnp.asarray(num_steps),
         num_warmup=jnp.asarray(num_warmup),

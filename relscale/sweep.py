@@ -6,7 +6,7 @@
 __all__ = ['LOOK_S', 'claim', 'program_key', 'next_run', 'RetryPolicy', 'SweepResult', 'sweep', 'make_tables', 'put_tables',
            'progress_bar']
 
-# %% ../nbs/52_sweep.ipynb #a82743d7
+# %% ../nbs/52_sweep.ipynb #7aa2d570
 import contextlib
 import dataclasses
 import signal
@@ -38,7 +38,7 @@ from relscale.executors import (
 )
 from .leases import Watch
 from .plan import run_flops
-from .spec import RunSpec, to_dict
+from .spec import OPTIM_CHOICES, RunSpec, to_dict
 from .store import Store, connect, seal
 
 # %% ../nbs/52_sweep.ipynb #8ba25811
@@ -59,20 +59,12 @@ def claim(folder: Path) -> Iterator[None]:
             ) from None
         yield
 
-# %% ../nbs/52_sweep.ipynb #f3b938af
+# %% ../nbs/52_sweep.ipynb #428d97f2
 def program_key(run: RunSpec) -> str:
     """Runs of equal keys train with one compiled program."""
     optim = to_dict(run.optim)
-    choices = (
-        "rule",
-        "cautious",
-        "corrected_decay",
-        "mask_mean",
-        "corrected_leaves",
-        "newton_schulz",
-    )
     shape = [to_dict(run.model), to_dict(run.compute), run.seq_len, run.batch_size]
-    return fingerprint([*shape, *(optim[name] for name in choices)])
+    return fingerprint([*shape, *(optim[name] for name in OPTIM_CHOICES)])
 
 
 def next_run(todo: Sequence[RunSpec], compiling: set[str], keys: Mapping[str, str]) -> RunSpec:
