@@ -1,8 +1,12 @@
-"""A server that speaks S3 over HTTP on this machine, for tests: moto's, with conditional requests."""
+"""A server that speaks S3 over HTTP on this machine, for tests: moto's, with conditional requests.
+
+Stores compare and swap in one step; moto compares, then swaps, in threads. So it answers one request at a time here.
+"""
 
 import contextlib
 import logging
 import os
+import threading
 
 import pytest
 
@@ -17,6 +21,13 @@ def bucket():
     server = server_of.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    answer, alone = server._server.app, threading.Lock()
+
+    def answer_alone(environ, start_response):
+        with alone:
+            return answer(environ, start_response)
+
+    server._server.app = answer_alone
     host, port = server.get_host_and_port()
     changes = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
