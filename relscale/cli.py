@@ -332,7 +332,7 @@ class ReportCommand:
         write_table(analysis.laws().reset_index(), self.source / "laws.csv")
         _write_page(analysis, self.out or self.source / "report.html", self.source)
 
-# %% ../nbs/56_cli.ipynb #69f9d727
+# %% ../nbs/56_cli.ipynb #dffdc9bf
 @dataclass(frozen=True)
 class SweepCommand:
     """Train and evaluate a plan's runs; the same command on the same store goes on."""
@@ -354,6 +354,10 @@ class SweepCommand:
     """Folder below which the items of the tasks lie, seen by every worker; or hf."""
     limit: int | None = None
     """Only the first items of each group."""
+    shots: int | None = None
+    """Solved examples before a question (default: as the task says)."""
+    format: str | None = None
+    """Another prompt format, such as mcq, modified-mcq or continuation."""
     retries: Annotated[RetryPolicy, tyro.conf.arg(name="")] = field(default_factory=RetryPolicy)
     checkpoint_s: float = 20.0
     """Seconds between checkpoints of a run."""
@@ -384,6 +388,8 @@ class SweepCommand:
             tasks=self.tasks,
             items=self.items,
             limit=self.limit,
+            shots=self.shots,
+            format=self.format,
             on=self.on,
             num_workers=self.workers,
             options=self.cluster_options(),

@@ -191,7 +191,7 @@ def train_run(attempt: Attempt) -> tuple[object, dict]:
         should_stop=ending,
     )
 
-# %% ../nbs/52b_suite.ipynb #edbd6676
+# %% ../nbs/52b_suite.ipynb #b721f1f4
 HELDOUT, HELDOUT_VERSION = "heldout", "heldout-1"
 
 
@@ -212,7 +212,13 @@ def heldout_bits_per_byte(attempt: Attempt, model) -> list[dict]:
 
 
 def evaluate_run(
-    attempt: Attempt, model, task: str, items: str = ".", limit: int | None = None
+    attempt: Attempt,
+    model,
+    task: str,
+    items: str = ".",
+    limit: int | None = None,
+    format: str | None = None,
+    shots: int | None = None,
 ) -> list[dict]:
     """Rows of one task for a trained model, as the engine asks."""
     if task == HELDOUT:
@@ -228,13 +234,19 @@ def evaluate_run(
     tokenizer = load_tokenizer(folder / "tokenizer.json")
     start = tokenizer.token_to_id(END_OF_TEXT)
     opened = OpenModel(run.run_id, model, tokenizer, run.seq_len, start, "always", start)
-    frame = evaluate(opened, task, items=items, limit=limit, run_id=run.run_id)
+    frame = evaluate(
+        opened, task, items=items, limit=limit, format=format, shots=shots, run_id=run.run_id
+    )
     rows = json.loads(frame.drop(columns="run_id").to_json(orient="records", double_precision=15))
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
-# %% ../nbs/52b_suite.ipynb #b18f75a5
+# %% ../nbs/52b_suite.ipynb #00ab7e23
 def task_versions(
-    tasks: Sequence[str], items: str = ".", limit: int | None = None
+    tasks: Sequence[str],
+    items: str = ".",
+    limit: int | None = None,
+    format: str | None = None,
+    shots: int | None = None,
 ) -> dict[str, str]:
     """Each task with the fingerprint of all that it asks; refuses one that is unknown, or has no items."""
     versions = {}
@@ -244,7 +256,8 @@ def task_versions(
             continue
         from relscale.tasks import get_task, task_fingerprint
 
-        versions[task] = task_fingerprint(get_task(task), items, limit=limit)
+        asked = get_task(task, format=format, shots=shots)
+        versions[task] = task_fingerprint(asked, items, limit=limit)
     return versions
 
 
@@ -255,18 +268,20 @@ def suite_job(
     *,
     items: str = ".",
     limit: int | None = None,
+    format: str | None = None,
+    shots: int | None = None,
     lease: LeaseRule = LeaseRule(),
     checkpoint_s: float = 20.0,
 ) -> Job:
     """The job of a suite whose text is in the store.
 
-    `tasks` are those of `task_versions`, for the same `items` and `limit`.
+    `tasks` are those of `task_versions`, for the same `items`, `limit`, `format` and `shots`.
     """
     domains = [row["domain"] for row in card["corpora"]]
     return Job(
         str(where),
         train_run,
-        functools.partial(evaluate_run, items=items, limit=limit),
+        functools.partial(evaluate_run, items=items, limit=limit, format=format, shots=shots),
         inputs={"stores": card["stores"], "tokenizer": card["tokenizer"], "domains": domains},
         tasks=dict(tasks),
         lease=lease,
@@ -309,6 +324,8 @@ def run_suite(
     tasks: Sequence[str] = (HELDOUT,),
     items: Path | str = ".",
     limit: int | None = None,
+    format: str | None = None,
+    shots: int | None = None,
     on: str = "local",
     num_workers: int | None = None,
     options: object = None,
@@ -331,6 +348,9 @@ def run_suite(
         What each model is measured on: `heldout`, and names of `relscale.tasks.TASKS`, whose items lie below the
         folder `items`; `limit` takes the first of each group. A task that is added later is evaluated without
         training again.
+    format, shots
+        Another prompt format, another number of examples, for all tasks that ask questions; see
+        `relscale.tasks.get_task`.
     on, num_workers, options
         Where workers run; see `relscale.executors.open_executor`.
     """
@@ -343,16 +363,15 @@ def run_suite(
             f"plan: vocabularies of {vocabs}; a sweep has one tokenizer, so give one plan a vocabulary"
         )
     items = str(items) if str(items).startswith("hf") else str(Path(items).absolute())
-    versions = task_versions(tasks, items, limit)
+    asked = {"items": items, "limit": limit, "format": format, "shots": shots}
+    versions = task_versions(tasks, **asked)
     store = connect(where)
     runs = fill_mixtures(plan.runs, text.domain_names)
     _settle(store, plan, text)
     say(f"text: {', '.join(text.domain_names)}")
     pool = functools.partial(open_executor, on, num_workers, options=options)
     card = prepare_text(store, text, vocabs[0], pool)
-    job = suite_job(
-        where, card, versions, items=items, limit=limit, lease=lease, checkpoint_s=checkpoint_s
-    )
+    job = suite_job(where, card, versions, **asked, lease=lease, checkpoint_s=checkpoint_s)
     say(f"runs: {len(runs)}, {human(plan.train_flops, 'FLOPs')} of training")
     with progress_bar(runs) as show:
         result = sweep(
