@@ -1,11 +1,12 @@
-"""The plans of the mini-suite: python data/mini/plan.py FOLDER writes main.json, mixtures.json, optimizers.json."""
+"""The plans of the mini-suite: python data/mini/plan.py FOLDER writes one file a piece, such as main.json."""
 
 import dataclasses
 import sys
 from pathlib import Path
 
 from relscale.core import write_atomic
-from relscale.plan import SMALL, Plan, plan_isoflop, save_plan
+from relscale.flops import forward_flops_per_token
+from relscale.plan import SMALL, Plan, model_of_width, plan_isoflop, plan_run, save_plan
 from relscale.spec import OptimSpec, RunSpec
 
 RECIPE = dataclasses.replace(SMALL, name="mini", seq_len=256)
@@ -89,6 +90,23 @@ def optimizers_plan() -> Plan:
     return Plan(RECIPE, SPARSE, tuple(runs))
 
 
+def slices_plan() -> Plan:
+    """Model size scaled at a million tokens, and tokens scaled at one model size; two seeds."""
+    free = dataclasses.replace(RECIPE, tokens_per_param=(0.0, 1e12), tolerance=0.02)
+    points = [("model-slice", 2**20, hidden) for hidden in (8, 16, 24, 32, 48, 64, 88)]
+    points += [("token-slice", 2**k, 40) for k in range(17, 23)]
+    runs = []
+    for corpus, tokens, hidden in points:
+        token_flops = forward_flops_per_token(model_of_width(hidden, free), free.seq_len)["total"]
+        for seed in SEEDS:
+            budget = 3 * token_flops * tokens
+            run = plan_run(
+                budget, hidden, free, corpus=corpus, mixture=mixture(DOMAINS[0], 0.25), seed=seed
+            )
+            runs.append(run)
+    return Plan(free, tuple(sorted({run.budget_flops for run in runs})), tuple(runs))
+
+
 def tune_plan() -> Plan:
     """Learning rates for each optimizer, at two cells of the grid, with a seed of their own."""
     cells = [r for r in uniform(SPARSE, (9,)).runs if r.budget_flops in (7e10, 4e11)]
@@ -110,6 +128,7 @@ PLANS = {
     "main": main_plan,
     "mixtures": mixtures_plan,
     "optimizers": optimizers_plan,
+    "slices": slices_plan,
     "tune": tune_plan,
 }
 
