@@ -23,15 +23,15 @@ def write_items(folder, last="five"):
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
-    """One tiny run, swept four times; what lay in the store after each."""
+    """One tiny run, swept five times; what lay in the store after each."""
     root = tmp_path_factory.mktemp("suite")
     run = plan_run(3e9, 8, SMALL, corpus="mixture")
     plan, text = Plan(SMALL, (3e9,), (run,)), TextConfig(("code",), 60_000, 6_000)
     shared = {"num_workers": 1, "items": root / "items", "say": lambda line: None}
     folder, states = root / "store" / "runs" / run.run_id, []
 
-    def sweep(*tasks):
-        result = run_suite(plan, root / "store", text, tasks=tasks, **shared)
+    def sweep(*tasks, **asked):
+        result = run_suite(plan, root / "store", text, tasks=tasks, **shared, **asked)
         trained = (
             (folder / "result.json").read_bytes(),
             (folder / "metrics.jsonl").stat().st_mtime_ns,
@@ -46,6 +46,7 @@ def swept(tmp_path_factory):
     sweep("heldout", "arc-easy", "piqa")
     write_items(root / "items", last="seven")
     sweep("heldout", "arc-easy", "piqa")
+    sweep("heldout", "arc-easy", format="mcq", shots=0)
     return states
 
 
@@ -76,6 +77,14 @@ def test_scores_of_other_items_do_not_count(swept):
         for i in (1, 3)
     )
     assert before != after
+
+
+def test_questions_in_another_format_are_other_scores(swept):
+    scores = swept[4][2]
+    assert set(scores["task"]) == {"heldout", "arc-easy-mcq"}
+    before = swept[3][2].query("task == 'arc-easy'")["value"].to_numpy()
+    after = scores.query("task == 'arc-easy-mcq'")["value"].to_numpy()
+    assert not np.array_equal(before, after)
 
 
 def test_large_text_is_tokenized_by_the_sweeps_workers(tmp_path, monkeypatch):
