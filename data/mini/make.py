@@ -1,9 +1,11 @@
-"""Carry the tables of one piece of the mini-suite into this folder: python data/mini/make.py STORE PIECE.
+"""Carry the tables of one piece of the mini-suite into this folder: python data/mini/make.py STORE PIECE [CORE_SECONDS].
 
 Call it after each `relscale sweep` of the piece: rows of the same runs and tasks are replaced, all others stay.
+CORE_SECONDS is what the sweep printed as its core time; without it, only what the runs spent is known.
 """
 
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -30,7 +32,7 @@ def joined(path: Path, rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     return rows
 
 
-def main(store: Path, piece: str) -> None:
+def main(store: Path, piece: str, core_s: float = math.nan) -> None:
     here, plan = Path(__file__).parent, PLANS[piece]()
     runs = read_table(store / "runs.parquet").set_index("run_id")
     runs = runs.loc[[run.run_id for run in plan.runs]].reset_index().assign(suite=piece)
@@ -40,6 +42,7 @@ def main(store: Path, piece: str) -> None:
     scores = read_table(store / "scores.parquet")
     scores = scores[scores["run_id"].isin(runs["run_id"])]
     spent = {"piece": piece, "runs": len(runs), "train_flops": runs["train_flops"].sum()}
+    spent["sweep_core_s"] = core_s
     for run_id in runs["run_id"]:
         record = read_record(connect(store), f"runs/{run_id}/timing.json") or {}
         for name, seconds in record.items():
@@ -71,4 +74,4 @@ def main(store: Path, piece: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], *map(float, sys.argv[3:]))

@@ -98,8 +98,8 @@ def optimizers_plan() -> Plan:
 def slices_plan() -> Plan:
     """Model size scaled at a million tokens, and tokens scaled at one model size; two seeds."""
     free = dataclasses.replace(RECIPE, tokens_per_param=(0.0, 1e12), tolerance=0.02)
-    points = [("model-slice", 2**20, hidden) for hidden in (8, 16, 24, 32, 48, 64, 88)]
-    points += [("token-slice", 2**k, 40) for k in range(17, 23)]
+    points = [("model-slice", 2**20, hidden) for hidden in (8, 16, 24, 32, 48, 64)]
+    points += [("token-slice", 2**k, 40) for k in range(17, 22)]
     runs = []
     for corpus, tokens, hidden in points:
         token_flops = forward_flops_per_token(model_of_width(hidden, free), free.seq_len)["total"]
