@@ -85,16 +85,18 @@ def test_the_page_holds_every_claim_and_no_other():
     head = ["claim", "paper", "here", "agrees", "why", "study"]
     held = [tuple(r) for t in Tables(shown(PAGE)).tables if t[0] == head for r in t[1:]]
     there = [
-        (*(row[c] for c in head[:-1]), title_of(path)) for path in STUDIES for row in claims_of(path)
+        (*(row[c] for c in head[:-1]), title_of(path))
+        for path in STUDIES
+        for row in claims_of(path)
     ]
     assert sorted(held) == sorted(there), "nbs/case_studies/00_claims.ipynb is stale: run it again"
 
 
 def test_the_page_counts_what_it_holds_and_links_to_each_study():
     tables = Tables(shown(PAGE))
-    counts = next(t for t in tables.tables if t[0] == ["study", "suites", "yes", "no", "cannot tell"])
+    counts = next(t for t in tables.tables if t[0] == ["study", "data", "yes", "no", "cannot tell"])
     for title, _, *numbers in counts[1:]:
         path = next(p for p in STUDIES if title_of(p) == title)
         agrees = [row["agrees"] for row in claims_of(path)]
         assert [int(n) for n in numbers] == [agrees.count(v) for v in counts[0][2:]], title
-    assert {link for link in tables.links} == {path.name for path in STUDIES}
+    assert set(tables.links) == {path.name for path in STUDIES}
