@@ -16,14 +16,13 @@ from relscale.attempts import read_record
 from relscale.store import connect
 from relscale.tables import read_table, write_table
 
-KEYS = ["run_id", "task", "group", "metric", "prompt_format"]
+KEYS = ["run_id", "task", "group", "metric"]
 
 
 def joined(path: Path, rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     """Rows of a table that is there, those of the same keys replaced, in the order of the keys."""
     if path.exists():
         old = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-        keys = [k for k in keys if k in rows]
         here = pd.MultiIndex.from_frame(rows[keys].astype(str))
         rows = pd.concat(
             [old[~pd.MultiIndex.from_frame(old[keys].astype(str)).isin(here)], rows],
