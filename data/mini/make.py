@@ -17,6 +17,13 @@ from relscale.store import connect
 from relscale.tables import read_table, write_table
 
 KEYS = ["run_id", "task", "group", "metric"]
+METRICS = (
+    "bits_per_byte",
+    "accuracy",
+    "choice_probability",
+    "choice_log_probability",
+    "log_probability",
+)  # of 14
 
 
 def joined(path: Path, rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -39,7 +46,7 @@ def main(store: Path, piece: str, core_s: float = math.nan) -> None:
     for domain in DOMAINS:
         runs[f"weight_{domain}"] = [weights[i].get(domain, 0.0) for i in runs["run_id"]]
     scores = read_table(store / "scores.parquet")
-    scores = scores[scores["run_id"].isin(runs["run_id"])]
+    scores = scores[scores["run_id"].isin(runs["run_id"]) & scores["metric"].isin(METRICS)]
     spent = {"piece": piece, "runs": len(runs), "train_flops": runs["train_flops"].sum()}
     spent["sweep_core_s"] = core_s
     for run_id in runs["run_id"]:
