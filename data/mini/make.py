@@ -23,7 +23,7 @@ METRICS = (
     "choice_probability",
     "choice_log_probability",
     "log_probability",
-)  # of 14
+)  # of 11
 
 
 def joined(path: Path, rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
@@ -47,6 +47,7 @@ def main(store: Path, piece: str, core_s: float = math.nan) -> None:
         runs[f"weight_{domain}"] = [weights[i].get(domain, 0.0) for i in runs["run_id"]]
     scores = read_table(store / "scores.parquet")
     scores = scores[scores["run_id"].isin(runs["run_id"]) & scores["metric"].isin(METRICS)]
+    scores = scores[~scores["task"].str.endswith(":subjects")]  # ten questions each
     spent = {"piece": piece, "runs": len(runs), "train_flops": runs["train_flops"].sum()}
     spent["sweep_core_s"] = core_s
     for run_id in runs["run_id"]:
