@@ -41,7 +41,10 @@ def joined(path: Path, rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
 def main(store: Path, piece: str, core_s: float = math.nan) -> None:
     here, plan = Path(__file__).parent, PLANS[piece]()
     runs = read_table(store / "runs.parquet").set_index("run_id")
-    runs = runs.loc[[run.run_id for run in plan.runs]].reset_index().assign(suite=piece)
+    there = [
+        run.run_id for run in plan.runs if run.run_id in runs.index
+    ]  # a part may be done first
+    runs = runs.loc[there].reset_index().assign(suite=piece)
     weights = {run.run_id: dict(run.mixture) for run in plan.runs}
     for domain in DOMAINS:
         runs[f"weight_{domain}"] = [weights[i].get(domain, 0.0) for i in runs["run_id"]]
