@@ -142,6 +142,8 @@ def test_printed_sentences_wrap_and_tables_do_not():
     before = page.format(f"{table}\n\n{sentence}\n  {sentence}\n")
     after = page.format(f'{table}\n\n<span class="sentence">{sentence}</span>\n  {sentence}\n')
     assert hook.fold_sentences(before) == after
+    row = f"<td>-0.014467</td><td>{'x' * 50}</td><td{{}}>{sentence}</td>"
+    assert hook.fold_sentences(row.format("")) == row.format(' class="sentence"')
 
 
 def test_site_keeps_exports_and_spells_dunder_names(tree):
