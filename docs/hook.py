@@ -21,6 +21,10 @@ HEADING = re.compile(
 )
 NO_ALT = re.compile('alt="No description has been provided for this image"')
 NOTEBOOK = re.compile(r'(href="(?![a-z]+:|#|/)[^"#]*)\.ipynb(?=["#])')
+TEXT_OUTPUT = re.compile(r'(data-mime-type="text/plain"[^>]*>\s*<pre>)(.*?)(</pre>)', re.DOTALL)
+# Sentences among printed lines: from the margin on, and without the gaps of a table.
+SENTENCE = re.compile(r"^(?=\S)(?!.*(?:  |<))(.{40,})$", re.MULTILINE)
+SENTENCE_CELL = re.compile(r"<td>((?=[^<]* )[^<]{40,})</td>")
 LOADED = re.compile(
     r'<(?:script|img|iframe)\b[^>]*\bsrc="(?:https?:)?//[^"]*"'
     r'|<link\b[^>]*\brel="stylesheet"[^>]*\bhref="(?:https?:)?//[^"]*"'
@@ -67,7 +71,16 @@ def on_page_content(content, page, config, files):
     content = NO_ALT.sub(lambda _: f'alt="{html.escape(next(alts, "Figure"))}"', content)
     # mkdocs-jupyter's own table of contents leaves out code in headings.
     page.toc = get_toc(nest_toc_tokens(tokens))
-    return content
+    return fold_sentences(content)
+
+
+def fold_sentences(content: str) -> str:
+    """Let sentences in outputs wrap; printed tables and code beside them keep their lines, and scroll."""
+
+    def folded(match):
+        return match[1] + SENTENCE.sub(r'<span class="sentence">\1</span>', match[2]) + match[3]
+
+    return TEXT_OUTPUT.sub(folded, SENTENCE_CELL.sub(r'<td class="sentence">\1</td>', content))
 
 
 def on_post_page(output, page, config):

@@ -196,12 +196,10 @@ class TableChoices:
         for name in wanted:
             columns.setdefault(name, name)
         if missing := [c for c in (*columns.values(), *self.groups) if c not in frame]:
-            raise UserError(
-                f"{table}: no column {missing[0]!r} (it has {', '.join(map(str, frame))}); name yours with --map"
-            )
+            raise UserError(f"{table}: no column {missing[0]!r} ({_columns_of(frame)}")
         rows = from_table(table, columns=columns, groups=list(self.groups) or None)
         metric = columns.get("value", "error")
-        return analyse_points(
+        analysis = analyse_points(
             rows,
             baseline=baseline,
             scale=self.scale,
@@ -210,6 +208,22 @@ class TableChoices:
             interval=self.interval,
             adjust=self.adjust,
         )
+        ends = rows.sort_values(self.scale).groupby("group")["value"].agg(["first", "last"])
+        if (ends["last"] > ends["first"]).all():
+            print(
+                f"relscale: {table}: {metric} rises with {self.scale} in every group, and the verdicts are for errors, "
+                "where lower is better; of an accuracy give 1 - accuracy",
+                file=sys.stderr,
+            )
+        return analysis
+
+
+def _columns_of(frame) -> str:
+    """What columns a table has, and how to mend that the wanted one is not among them."""
+    names = [str(c) if str(c) == str(c).strip() else repr(str(c)) for c in frame]
+    one = len(names) == 1 and any(mark in names[0] for mark in ";\t|")
+    mend = "save it with commas between columns" if one else "name yours with --map"
+    return f"it has {', '.join(names)}); {mend}"
 
 
 def _write_page(analysis, path: Path, source: Path) -> None:

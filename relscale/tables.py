@@ -309,8 +309,9 @@ def read_table(path: Path | str) -> pd.DataFrame:
                 na_values=["", "nan", "NaN"],
             )
     except (ValueError, OSError) as error:
+        mend = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else "write it again"
         raise UserError(
-            f"{path}: not a readable {path.suffix[1:]} table ({error}): write it again"
+            f"{path}: not a readable {path.suffix[1:]} table ({error}): {mend}"
         ) from error
     return _conform(frame)
 

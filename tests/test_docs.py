@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 
 import build  # noqa: E402
 import cells  # noqa: E402
+import hook  # noqa: E402
 import links  # noqa: E402
 import readme  # noqa: E402
 import reference  # noqa: E402
@@ -132,6 +133,19 @@ def test_readme_is_stable_and_knows_when_it_is_stale(tree):
     assert readme.stale(notebook, tree) == images[:1]
 
 
+def test_printed_sentences_wrap_and_tables_do_not():
+    sentence = (
+        "A relative law for books? yes: no departure from a straight line beyond chance (P 0.37)."
+    )
+    table = "books   improves faster  gap widens        0.9776     0.9054              -3.276"
+    page = f'<div data-mime-type="text/plain">\n<pre>{{}}</pre></div>\n<pre>{sentence}</pre>'
+    before = page.format(f"{table}\n\n{sentence}\n  {sentence}\n")
+    after = page.format(f'{table}\n\n<span class="sentence">{sentence}</span>\n  {sentence}\n')
+    assert hook.fold_sentences(before) == after
+    row = f"<td>-0.014467</td><td>{'x' * 50}</td><td{{}}>{sentence}</td>"
+    assert hook.fold_sentences(row.format("")) == row.format(' class="sentence"')
+
+
 def test_site_keeps_exports_and_spells_dunder_names(tree):
     notebook = json.loads((tree / "nbs/index.ipynb").read_text())
     notebook["cells"].append(markdown("A __call__ and `__init__`, $a__b__c$ and **bold**"))
@@ -225,3 +239,11 @@ def test_the_reference_names_every_public_function_of_a_module():
     for name in core.__all__:
         if callable(getattr(core, name)):
             assert f"| `{name}(" in text or f"| `{name}` " in text, name
+
+
+def test_every_extra_is_in_the_readmes_table():
+    settings = build.settings_of(ROOT)
+    extras = {k.removesuffix("_requirements") for k in settings if k.endswith("_requirements")}
+    text = (ROOT / "README.md").read_text()
+    assert extras >= {"train", "dev"}
+    assert not [name for name in sorted({*extras, "all"}) if f"\n| `{name}` |" not in text]

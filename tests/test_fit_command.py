@@ -143,6 +143,32 @@ def test_each_slip_is_one_line_and_writes_nothing(tmp_path, change, arguments, w
     assert [p.name for p in tmp_path.iterdir()] == ["own.csv"]
 
 
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ({"sep": ";"}, "commas between columns"),
+        ({"encoding": "latin-1"}, "save it as UTF-8"),
+        ({"header": ["domain", " flops", "bpb"]}, "it has domain, ' flops', bpb"),
+    ],
+)
+def test_a_spreadsheets_habits_are_named(tmp_path, how, words):
+    table = long_table()[["domain", "flops", "bpb"]].replace("law", "d\u00e9cret")
+    table.to_csv(tmp_path / "own.csv", index=False, **how)
+    done = relscale(tmp_path, "fit", "own.csv", "--baseline", "code", *MAP)
+    assert done.returncode == 2, done.stdout
+    assert words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_score_is_told_from_an_error(tmp_path):
+    """Accuracies rise, and an error that rises with compute in every group is most likely one."""
+    table = long_table()
+    for name, value in (("error", table["bpb"]), ("score", 1 - table["bpb"] / 9)):
+        table.assign(bpb=value).to_csv(tmp_path / f"{name}.csv", index=False)
+        done = relscale(tmp_path, "fit", f"{name}.csv", "--baseline", "code", *MAP)
+        assert done.returncode == 0, done.stderr
+        assert ("1 - accuracy" in done.stderr) == (name == "score"), done.stderr
+
+
 def test_points_read_off_a_frontier_give_the_suites_laws():
     runs, scores = simulate_suite(
         {"code": Surface(2.0, 0.2), "law": Surface(2.6, 0.26), "slang": Surface(2.1, 0.15)},
