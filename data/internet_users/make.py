@@ -20,7 +20,9 @@ def main(source: str) -> None:
     ):
         assert (made.isna() == said.isna()).all() and np.nanmax(np.abs(made - said)) <= 0.51
     assert not raw.duplicated(["iso3", "year"]).any() and set(raw.year) == {1995, 2000, 2005}
-    counts = dict.fromkeys(("english_internet_users", "author_code_internet_users_2023pop"), "Int64")
+    counts = dict.fromkeys(
+        ("english_internet_users", "author_code_internet_users_2023pop"), "Int64"
+    )
     users = raw.astype(counts).sort_values(["iso3", "year"], ignore_index=True)
     write_table(users, Path(__file__).with_name("users.csv"))
 
