@@ -527,7 +527,7 @@ def figure_formats(
             ax.set_ylim(top_end[0], top_end[1] + 0.2 * (top_end[1] - top_end[0]))
         return _finish(figure, axes, width, [str(n) for n in names], [rows])
 
-# %% ../nbs/40b_panels.ipynb #700eab45
+# %% ../nbs/40b_panels.ipynb #c4aa60a2
 def _absolute_and_relative(
     analyses: Mapping[str, Analysis],
     sign: str,
@@ -552,13 +552,17 @@ def _absolute_and_relative(
             for ax, fit in zip(axes[2], covariates.values(), strict=True):
                 ax.set_ylabel("1000 Δβ (negative: improves faster)")
                 ax.yaxis.set_major_formatter(lambda y, _: f"{1000 * y:.3g}".replace("-", "−"))
+                low, high = ax.get_ylim()
+                room = 0.14 * (high - low)  # for the words at the top
                 if sign == "1-G":  # better upwards, as in the panels above
-                    ax.invert_yaxis()
+                    ax.set_ylim(high, low - room)
+                else:
+                    ax.set_ylim(low, high + room)
                 name_points(
                     ax, *(fit.rows[k].tolist() for k in ("covariate", "delta_beta", "group"))
                 )
                 r, low, high = fit.pearson
-                said = f"r {r:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
+                said = f"r of Δβ {r:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
                 ax.text(0.03, 0.97, said, transform=ax.transAxes, va="top")
         return _finish(figure, axes, width, titles, [a.rows for a in found])
 
