@@ -79,7 +79,9 @@ def main(store: Path, piece: str, core_s: float = math.nan) -> None:
         write_table(joined(here / "scores.parquet", scores, KEYS), here / "scores.parquet")
         card = json.loads((store / "corpora.json").read_text())
         text = pd.DataFrame(card["corpora"]).drop(columns=["versions"])
-        write_table(text.assign(tokenizer=card["tokenizer"]), here / "text.csv")
+        tokens = [card["stores"][f"{domain}-train"]["num_tokens"] for domain in text["domain"]]
+        text = text.assign(train_tokens=tokens, tokenizer=card["tokenizer"])
+        write_table(text, here / "text.csv")
     write_table(joined(here / "spent.csv", pd.DataFrame([spent]), ["piece"]), here / "spent.csv")
 
 
