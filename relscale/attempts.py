@@ -354,7 +354,7 @@ def _check_rows(folder: Path) -> None:
     if len(good) < len(lines):
         write_atomic(path, b"".join(line + b"\n" for line in good))
 
-# %% ../nbs/51e_attempts.ipynb #ec1c5a82
+# %% ../nbs/51e_attempts.ipynb #81362d62
 @dataclass(frozen=True)
 class Outcome:
     """How an attempt ended."""
@@ -376,7 +376,7 @@ def outcome_of(error: BaseException) -> tuple[str, str]:
         return "preempted", text
     # before memory: TensorStore calls a full disk RESOURCE_EXHAUSTED too
     if getattr(error, "errno", None) in _FULL or "No space left on device" in text:
-        return "full-disk", f"no space left on the disk: {text:.200}"
+        return "full-disk", f"no space left on the disk: {text:.400}"
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text:
         return "out-of-memory", f"out of memory: {text:.200}"
     kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
