@@ -29,10 +29,7 @@ from relscale.spec import ModelSpec
 from relscale.tables import join_scores
 from relscale.tokenizer import train_tokenizer
 
-SPEECHES = next(
-    (p for p in (Path(__file__).parents[2] / "shared", Path("/work/shared")) if p.is_dir()),
-    Path("absent"),
-) / "data" / "regional_speeches"  # fmt: skip
+SPEECHES = Path(__file__).resolve().parents[2] / "shared" / "data" / "regional_speeches"
 
 
 @dataclass(frozen=True)
