@@ -27,7 +27,7 @@ METRICS = (
 
 
 def joined(path: Path, rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
-    """Rows of a table that is there, those of the same keys replaced, in the order of the keys."""
+    """The rows of a table that is there, without those of the same keys, and then these."""
     if path.exists():
         old = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
         here = pd.MultiIndex.from_frame(rows[keys].astype(str))
