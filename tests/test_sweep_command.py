@@ -105,7 +105,9 @@ def test_status_is_a_table_and_a_page(quiet, tmp_path):
         (["sweep", "PLAN", "--store", "STORE", "--workers", "0"], "--workers 0"),
         (["sweep", "PLAN", "--store", "ftp://x/y"], "give a folder, or s3://bucket/name"),
         (["sweep", "PLAN", "--store", "STORE", "--dead-after-s", "2"], "dead_after_s must be"),
-        (["sweep", "STORE", "--store", "STORE"], "No such file"),
+        (["sweep", "STORE", "--store", "STORE"], "no such file; make a plan by relscale plan"),
+        (["sweep", "PLAN"], "sweep: give --store STR"),
+        (["sweep", "PLAN", "--stor", "STORE"], "no option --stor, did you mean --store?"),
         (["sweep", __file__, "--store", "STORE"], "not valid JSON"),
     ],
 )
