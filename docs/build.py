@@ -25,6 +25,7 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 SKIPPED = re.compile(r"(^|/)[_.]")
 DUNDER = re.compile(r"(?<![\w\\])__(\w+)__(?!\w)")
+UNIT = re.compile(r"(?<=\d) (?=%)")  # 5 % stays on one line
 MATHJAX = "tex-svg-full.js"  # one file: fonts and every TeX extension inside
 
 
@@ -134,6 +135,10 @@ def stage(root: Path, source: Path) -> None:
     """Lay out what mkdocs reads: cleaned notebooks, and the files that they show."""
     nbs, settings = (root / "nbs").resolve(), settings_of(root)
 
+    def spelt(text: str) -> str:
+        """Prose as Markdown shows it: __call__ is a name, and not a bold word."""
+        return UNIT.sub("\u00a0", DUNDER.sub(r"\\_\\_\1\\_\\_", text))
+
     def linked(target: str, page: str) -> str:
         """A file of the repository that is not a page is shown by the repository."""
         there = (nbs / page).parent.joinpath(target.partition("#")[0]).resolve()
@@ -151,10 +156,8 @@ def stage(root: Path, source: Path) -> None:
             continue
         shown = read_shown(nbs / name)
         for cell in shown.cells:
-            if cell.cell_type == "markdown":  # __call__ is a name, and not a bold word
-                cell.source = in_prose(
-                    cell.source, lambda s: DUNDER.sub(r"\\_\\_\1\\_\\_", s), math=True
-                )
+            if cell.cell_type == "markdown":
+                cell.source = in_prose(cell.source, spelt, math=True)
                 cell.source = relink(cell.source, lambda target, page=name: linked(target, page))
         nbformat.write(shown, source / name)
     for picture in sorted(nbs.rglob("*")):

@@ -1,6 +1,7 @@
 """mkdocs hook: what mkdocs-jupyter leaves to do on a page, once it is HTML."""
 
 import html
+import itertools
 import json
 import re
 from pathlib import Path
@@ -25,6 +26,10 @@ TEXT_OUTPUT = re.compile(r'(data-mime-type="text/plain"[^>]*>\s*<pre>)(.*?)(</pr
 # Sentences among printed lines: from the margin on, and without the gaps of a table.
 SENTENCE = re.compile(r"^(?=\S)(?!.*(?:  |<))(.{40,})$", re.MULTILINE)
 SENTENCE_CELL = re.compile(r"<td>((?=[^<]* )[^<]{40,})</td>")
+FRAME = re.compile(r'<table [^>]*class="dataframe[^>]*>.*?</table>', re.DOTALL)
+ROW = re.compile(r"<tr\b.*?</tr>", re.DOTALL)
+HEAD_CELL = re.compile(r"<th\b[^>]*>(.*?)</th>")
+BODY_CELL = re.compile(r'<td(?: class="sentence")?>')
 LOADED = re.compile(
     r'<(?:script|img|iframe)\b[^>]*\bsrc="(?:https?:)?//[^"]*"'
     r'|<link\b[^>]*\brel="stylesheet"[^>]*\bhref="(?:https?:)?//[^"]*"'
@@ -71,7 +76,7 @@ def on_page_content(content, page, config, files):
     content = NO_ALT.sub(lambda _: f'alt="{html.escape(next(alts, "Figure"))}"', content)
     # mkdocs-jupyter's own table of contents leaves out code in headings.
     page.toc = get_toc(nest_toc_tokens(tokens))
-    return fold_sentences(content)
+    return FRAME.sub(shape_frame, fold_sentences(content))
 
 
 def fold_sentences(content: str) -> str:
@@ -81,6 +86,37 @@ def fold_sentences(content: str) -> str:
         return match[1] + SENTENCE.sub(r'<span class="sentence">\1</span>', match[2]) + match[3]
 
     return TEXT_OUTPUT.sub(folded, SENTENCE_CELL.sub(r'<td class="sentence">\1</td>', content))
+
+
+def shape_frame(match: re.Match) -> str:
+    """Let names of columns break at underscores, stand text to the left, and mark tables of claims."""
+    head, end, body = match[0].partition("</thead>")
+    names = HEAD_CELL.findall(head)
+    claims = {"claim", "agrees"} <= set(names)
+    text = {
+        k
+        for row in ROW.findall(body)
+        for k, cell in enumerate(BODY_CELL.findall(row))
+        if "sentence" in cell
+    }
+
+    def row(found):
+        first, places = len(names) - len(BODY_CELL.findall(found[0])), itertools.count()
+
+        def cell(tag):
+            k = next(places)
+            if claims:
+                return f'<td data-column="{names[first + k]}">'
+            return '<td class="text">' if k in text and "sentence" not in tag[0] else tag[0]
+
+        return BODY_CELL.sub(cell, found[0])
+
+    body = ROW.sub(row, body)
+    if claims:
+        head = re.sub(r'class="dataframe[^"]*"', 'class="dataframe claims"', head, count=1)
+        body = re.sub(r"(?<=\d) (?=%)", "\u00a0", body)
+    head = re.sub(r"_(?=[^<>]*</th>)", "_<wbr>", head)
+    return head + end + body
 
 
 def on_post_page(output, page, config):

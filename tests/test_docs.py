@@ -146,16 +146,46 @@ def test_printed_sentences_wrap_and_tables_do_not():
     assert hook.fold_sentences(row.format("")) == row.format(' class="sentence"')
 
 
+def frame(names, *cells):
+    head = "".join(f"<th>{n}</th>" for n in ["", *names])
+    return (
+        f'<table border="1" class="dataframe">\n<thead><tr>{head}</tr></thead>'
+        f"<tbody><tr><th>0_a</th>{''.join(cells)}</tr></tbody></table>"
+    )
+
+
+def shaped(page):
+    return hook.FRAME.sub(hook.shape_frame, page)
+
+
+def test_names_of_columns_break_and_text_stands_to_the_left():
+    long = '<td class="sentence">two drivers at once</td>'
+    row = "<tr><th>1</th><td>disk full</td><td>-2</td></tr></tbody>"
+    page = frame(["what_is", "n_runs"], long, "<td>1</td>").replace("</tbody>", row)
+    want = page.replace("t_is", "t_<wbr>is").replace("n_runs", "n_<wbr>runs")
+    assert shaped(page) == want.replace("<td>disk", '<td class="text">disk')
+    assert shaped("<pre>a_b</th></pre>") == "<pre>a_b</th></pre>"
+
+
+def test_a_table_of_claims_names_its_cells():
+    """Of a study with row numbers, or of the page of all claims without them."""
+    page = frame(["claim", "agrees"], '<td class="sentence">5 % of it</td>', "<td>yes</td>")
+    cells = '<td data-column="claim">5\u00a0% of it</td><td data-column="agrees">yes</td>'
+    for table in (page, page.replace("<th></th>", "").replace("<th>0_a</th>", "")):
+        found = shaped(table)
+        assert 'class="dataframe claims"' in found and cells in found
+
+
 def test_site_keeps_exports_and_spells_dunder_names(tree):
     notebook = json.loads((tree / "nbs/index.ipynb").read_text())
-    notebook["cells"].append(markdown("A __call__ and `__init__`, $a__b__c$ and **bold**"))
+    notebook["cells"].append(markdown("A __call__ and `__init__`, $a__b__c$, 5 % and **bold**"))
     (tree / "nbs/index.ipynb").write_text(json.dumps(notebook))
     (tree / "nbs/_draft.ipynb").write_text("not a notebook, and never read")
     build.stage(tree, tree / "staged")
     staged = json.loads((tree / "staged/index.ipynb").read_text())
     sources = ["".join(c["source"]) for c in staged["cells"]]
     assert "def exported(): ..." in sources
-    assert sources[-1] == r"A \_\_call\_\_ and `__init__`, $a__b__c$ and **bold**"
+    assert sources[-1] == "A \\_\\_call\\_\\_ and `__init__`, $a__b__c$, 5\u00a0% and **bold**"
     assert not any("# |" in s or "hidden" in s for s in sources)
     assert not (tree / "staged/_draft.ipynb").exists()
     assert any(
