@@ -88,6 +88,9 @@ def site_config(root: Path, source: Path, target: Path) -> dict:
     config["extra"]["social"] = [
         {"icon": "material/source-repository", "link": settings["git_url"], "name": "Source"}
     ]
+    config["site_url"] = (
+        f"{settings['doc_host']}{settings['doc_baseurl']}/"  # for the page of a lost link
+    )
     config["docs_dir"], config["site_dir"] = str(source), str(target)
     config["hooks"] = [str(DOCS / hook) for hook in config["hooks"]]
     nav = yaml.safe_dump(nav_of(sidebar(root / "_quarto.yml")))
