@@ -29,6 +29,8 @@ SENTENCE_CELL = re.compile(r"<td>((?=[^<]* )[^<]{40,})</td>")
 FRAME = re.compile(r'<table [^>]*class="dataframe[^>]*>.*?</table>', re.DOTALL)
 ROW = re.compile(r"<tr\b.*?</tr>", re.DOTALL)
 HEAD_CELL = re.compile(r"<th\b[^>]*>(.*?)</th>")
+SHORT_NAME = re.compile(r"<th>(?=[^<\s-]*-[^<\s]*</th>)(?=[^<]{1,14}<)")
+TABLE_NAME = re.compile(r"<(code|a)\b[^>]*>[^<]*(?=</\1>[^<]*(?:<(?!/?t[dr]\b)[^<]*)*</td>)")
 BODY_CELL = re.compile(r'<td(?: class="sentence")?>')
 LOADED = re.compile(
     r'<(?:script|img|iframe)\b[^>]*\bsrc="(?:https?:)?//[^"]*"'
@@ -48,6 +50,7 @@ def on_page_content(content, page, config, files):
     """Styles go to one shared file, headings get the ids of the table of contents, links meet pages."""
     if not page.file.src_path.endswith(".ipynb"):
         page.edit_url = page.edit_url.removesuffix(".md") + ".qmd"
+        content = TABLE_NAME.sub(lambda m: breakable(m[0]), content)
         return NOTEBOOK.sub(r"\1.html", content)
     shared.update(dict.fromkeys(STYLE.findall(content)))
     content = REMOTE.sub("", STYLE.sub("", content))
@@ -116,7 +119,13 @@ def shape_frame(match: re.Match) -> str:
         head = re.sub(r'class="dataframe[^"]*"', 'class="dataframe claims"', head, count=1)
         body = re.sub(r"(?<=\d) (?=%)", "\u00a0", body)
     head = re.sub(r"_(?=[^<>]*</th>)", "_<wbr>", head)
-    return head + end + body
+    return SHORT_NAME.sub('<th class="short">', head + end + body)
+
+
+def breakable(tag: str) -> str:
+    """A name in a narrow table may break after a point, an underscore, a bracket."""
+    opening, text = tag.split(">", 1)
+    return f"{opening}>" + re.sub(r"(?<=\w[._(=])(?=\w)", "<wbr>", text)
 
 
 def on_post_page(output, page, config):

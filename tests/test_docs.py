@@ -165,6 +165,20 @@ def test_names_of_columns_break_and_text_stands_to_the_left():
     want = page.replace("t_is", "t_<wbr>is").replace("n_runs", "n_<wbr>runs")
     assert shaped(page) == want.replace("<td>disk", '<td class="text">disk')
     assert shaped("<pre>a_b</th></pre>") == "<pre>a_b</th></pre>"
+    assert '<th class="short">job-6</th>' in shaped(page.replace("0_a", "job-6"))
+    for name in ("0.1", "a-b c", "corpus-c2e+09-d8-s0"):
+        assert 'class="short"' not in shaped(page.replace("0_a", name))
+
+
+def test_names_in_the_reference_break():
+    cell = (
+        '<td>see <code>relscale.flops.f_b(1.5)</code> and <a href="02_flops.html">02_flops</a></td>'
+    )
+    want = cell.replace("le.fl", "le.<wbr>fl").replace("s.f_b(1.", "s.<wbr>f_<wbr>b(<wbr>1.<wbr>")
+    want = want.replace(">02_", ">02_<wbr>")
+    page = "<p><code>a.b</code></p><table><tr>{}</tr></table>"
+    found = hook.TABLE_NAME.sub(lambda m: hook.breakable(m[0]), page.format(cell))
+    assert found == page.format(want)
 
 
 def test_a_table_of_claims_names_its_cells():
