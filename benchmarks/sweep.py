@@ -164,7 +164,7 @@ def report(rows: pd.DataFrame) -> None:
     parts = ours.filter(regex="_core_s$")
     print((parts.div(ours["cores"] * ours["wall_s"], axis=0)).median().map("{:.1%}".format))
     rate = rows.groupby("way")["runs_per_hour"].median()
-    print(rate.round(1).to_dict(), rate.div(rate.get("loops")).round(3).to_dict())
+    print(rate.round(1).to_dict(), rate.div(rate.get("loops", float("nan"))).round(3).to_dict())
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """mkdocs hook: what mkdocs-jupyter leaves to do on a page, once it is HTML."""
 
+import base64
 import html
 import itertools
 import json
@@ -23,8 +24,10 @@ HEADING = re.compile(
 NO_ALT = re.compile('alt="No description has been provided for this image"')
 NOTEBOOK = re.compile(r'(href="(?![a-z]+:|#|/)[^"#]*)\.ipynb(?=["#])')
 TEXT_OUTPUT = re.compile(r'(data-mime-type="text/plain"[^>]*>\s*<pre>)(.*?)(</pre>)', re.DOTALL)
-# Sentences among printed lines: from the margin on, and without the gaps of a table.
-SENTENCE = re.compile(r"^(?=\S)(?!.*(?:  |<))(.{40,})$", re.MULTILINE)
+# Sentences among printed lines: from the margin on, without the gaps of a table, and no value that goes on below.
+SENTENCE = re.compile(r"^(?=\S)(?!\||(?:\w+\(|[\[{(]).*,$|.*(?:  |<))(.{40,})$", re.MULTILINE)
+PICTURE = re.compile(r'<img(?= [^>]*src="data:image/png;base64,([A-Za-z0-9+/]{32}))')
+WIDE = 880  # pixels; beside each other, panels would be too small to read on a phone
 SENTENCE_CELL = re.compile(r"<td>((?=[^<]* )[^<]{40,})</td>")
 FRAME = re.compile(r'<table [^>]*class="dataframe[^>]*>.*?</table>', re.DOTALL)
 ROW = re.compile(r"<tr\b.*?</tr>", re.DOTALL)
@@ -79,7 +82,13 @@ def on_page_content(content, page, config, files):
     content = NO_ALT.sub(lambda _: f'alt="{html.escape(next(alts, "Figure"))}"', content)
     # mkdocs-jupyter's own table of contents leaves out code in headings.
     page.toc = get_toc(nest_toc_tokens(tokens))
-    return FRAME.sub(shape_frame, fold_sentences(content))
+    return PICTURE.sub(mark_wide, FRAME.sub(shape_frame, fold_sentences(content)))
+
+
+def mark_wide(match: re.Match) -> str:
+    """Name a picture wide by its own header."""
+    width = int.from_bytes(base64.b64decode(match[1])[16:20], "big")
+    return f"{match[0]} data-wide" if width > WIDE else match[0]
 
 
 def fold_sentences(content: str) -> str:

@@ -193,7 +193,7 @@ def _luminance(rgb) -> float:
     linear = ((c / 12.92) if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb)
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
-# %% ../nbs/00_core.ipynb #a6e07ef5
+# %% ../nbs/00_core.ipynb #8372271a
 def name_ends(ax, ends: Sequence[float], tips: dict[str, tuple[float, str]]) -> None:
     """Write the name of each line right of its end, at least one line height from the next.
 
@@ -204,15 +204,15 @@ def name_ends(ax, ends: Sequence[float], tips: dict[str, tuple[float, str]]) -> 
     ends
         Smallest and largest x of the lines.
     tips
-        For each name the y of the line's end and its colour. Of more than thirteen names only the six
-        highest and six lowest are written.
+        For each name the y of the line's end and its colour. Of more names than thirteen, and than
+        stand below one another in the panel, only the six highest and six lowest are written.
     """
     import numpy as np
 
-    if len(tips) > 13:
+    width, height = ax.get_position().size * ax.figure.get_size_inches() * 72
+    if len(tips) > max(13, int(height // 10) + 1):
         order = sorted(tips, key=lambda name: tips[name][0])
         tips = {name: tips[name] for name in [*order[:6], *order[-6:]]}
-    width, height = ax.get_position().size * ax.figure.get_size_inches() * 72
     scaled = ax.yaxis.get_transform().transform
     low, high = scaled(np.array(ax.get_ylim()))
     at = {name: (scaled(y) - low) / (high - low) * height for name, (y, _) in tips.items()}

@@ -31,7 +31,7 @@ def _verdict_gap(rate: str, start: float, end: float, start_sure: bool, end_sure
         return "crosses parity"
     return "gap narrows" if abs(end) < abs(start) else "gap widens"
 
-# %% ../nbs/33_relative.ipynb #97467bb0
+# %% ../nbs/33_relative.ipynb #85b9ec78
 @dataclass(frozen=True, eq=False, repr=False)
 class RelativeFit(Result):
     """Relative laws of all groups against one baseline, with the rows and points behind them.
@@ -160,14 +160,14 @@ class RelativeFit(Result):
 
     def _repr_html_(self) -> str:
         columns = [
-            "ratio_start",
-            "ratio_end",
+            "verdict",
             "delta_beta",
             "low",
             "high",
-            "percent_per_decade",
             "p_adjusted",
-            "verdict",
+            "percent_per_decade",
+            "ratio_start",
+            "ratio_end",
         ]
         return (
             f"<p>Relative to <b>{html.escape(str(self.baseline))}</b>, {len(self.lines.x)} points a group, "

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PARALLEL_BYTES', 'HELDOUT', 'HELDOUT_VERSION', 'TextConfig', 'read_card', 'prepare_text', 'fill_mixtures',
-           'train_run', 'heldout_bits_per_byte', 'evaluate_run', 'task_versions', 'suite_job', 'run_suite']
+           'train_run', 'heldout_bits_per_byte', 'evaluate_run', 'task_versions', 'suite_job', 'settle', 'run_suite']
 
 # %% ../nbs/52b_suite.ipynb #86c5a92f
 import contextlib
@@ -156,7 +156,7 @@ def _write_text(folder: Path, config: TextConfig, vocab: int, pool: Executor | N
         "stores": stores,
     }
 
-# %% ../nbs/52b_suite.ipynb #cb6ada1b
+# %% ../nbs/52b_suite.ipynb #4884af52
 def fill_mixtures(runs: Sequence[RunSpec], domains: Sequence[str]) -> list[RunSpec]:
     """Runs with their mixtures filled in; refuses a mixture of a domain that is not there."""
     filled = []
@@ -171,21 +171,35 @@ def fill_mixtures(runs: Sequence[RunSpec], domains: Sequence[str]) -> list[RunSp
     return filled
 
 
-def train_run(attempt: Attempt) -> tuple[object, dict]:
-    """Train a run on its mixture, as the engine asks; returns the model and its training loss."""
-    from relscale.placement import CheckpointPolicy
+def train_run(
+    attempt: Attempt, *, mesh=None, ready: Callable[[], None] = lambda: None
+) -> tuple[object, dict]:
+    """Train a run on its mixture, as the engine asks; returns the model and its training loss.
+
+    `mesh` spans the devices of all processes that train together, and `ready` is called before the first step.
+    """
+    from relscale.placement import CheckpointPolicy, feed_share
     from relscale.tokens import open_store, training_data
     from relscale.train import train
 
     run = attempt.run
     stores = {name: open_store(attempt.data(f"tokens/{name}-train")) for name, _ in run.mixture}
+    index, count = (0, 1) if mesh is None else feed_share(mesh)
     data = training_data(
-        stores, dict(run.mixture), seq_len=run.seq_len, batch_size=run.batch_size, seed=run.seed
+        stores,
+        dict(run.mixture),
+        seq_len=run.seq_len,
+        batch_size=run.batch_size,
+        seed=run.seed,
+        process_index=index,
+        process_count=count,
     )
+    ready()
     return train(
         run,
         attempt.batches(data),
         attempt.folder,
+        mesh=mesh,
         checkpoints=CheckpointPolicy(every_s=attempt.job.checkpoint_s),
         callbacks=[attempt.on_row],
         should_stop=ending,
@@ -240,7 +254,7 @@ def evaluate_run(
     rows = json.loads(frame.drop(columns="run_id").to_json(orient="records", double_precision=15))
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
-# %% ../nbs/52b_suite.ipynb #00ab7e23
+# %% ../nbs/52b_suite.ipynb #cd67a5e1
 def task_versions(
     tasks: Sequence[str],
     items: str = ".",
@@ -289,12 +303,12 @@ def suite_job(
     )
 
 
-def _settle(store: Store, plan: Plan, config: TextConfig) -> None:
+def settle(store: Store, plan: Plan, config: TextConfig) -> None:
     """Write plan and text choices into a store; refuse one that holds others."""
     found = store.find("text.json")
     if found is None:
         if store.create("text.json", to_json(config).encode()) is None:
-            return _settle(store, plan, config)
+            return settle(store, plan, config)
     else:
         mine, theirs = config, from_json(TextConfig, found.content.decode())
         for field in dataclasses.fields(TextConfig):
@@ -367,7 +381,7 @@ def run_suite(
     versions = task_versions(tasks, **asked)
     store = connect(where)
     runs = fill_mixtures(plan.runs, text.domain_names)
-    _settle(store, plan, text)
+    settle(store, plan, text)
     say(f"text: {', '.join(text.domain_names)}")
     pool = functools.partial(open_executor, on, num_workers, options=options)
     card = prepare_text(store, text, vocabs[0], pool)

@@ -3,6 +3,7 @@
 import base64
 import itertools
 import json
+import struct
 import sys
 from pathlib import Path
 
@@ -142,8 +143,20 @@ def test_printed_sentences_wrap_and_tables_do_not():
     before = page.format(f"{table}\n\n{sentence}\n  {sentence}\n")
     after = page.format(f'{table}\n\n<span class="sentence">{sentence}</span>\n  {sentence}\n')
     assert hook.fold_sentences(before) == after
+    for value in (f"[Window({'1' * 40}),", f"array([{'1' * 40},", f"|{'-' * 40}|"):  # goes on below
+        assert hook.fold_sentences(page.format(value)) == page.format(value)
     row = f"<td>-0.014467</td><td>{'x' * 50}</td><td{{}}>{sentence}</td>"
     assert hook.fold_sentences(row.format("")) == row.format(' class="sentence"')
+
+
+def test_a_row_of_panels_is_named_wide_and_a_small_picture_is_not():
+    def shown(width):
+        header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, 300) + bytes(40)
+        page = f'<img class="" src="data:image/png;base64,{base64.b64encode(header).decode()}">'
+        return hook.PICTURE.sub(hook.mark_wide, page)
+
+    assert shown(hook.WIDE + 1).startswith('<img data-wide class=""')
+    assert "wide" not in shown(hook.WIDE)
 
 
 def frame(names, *cells):
