@@ -353,7 +353,7 @@ class ReportCommand:
         write_table(analysis.laws().reset_index(), self.source / "laws.csv")
         _write_page(analysis, self.out or self.source / "report.html", self.source)
 
-# %% ../nbs/56_cli.ipynb #8a33c502
+# %% ../nbs/56_cli.ipynb #ddd08338
 @dataclass(frozen=True)
 class SweepCommand:
     """Train and evaluate a plan's runs; the same command on the same store goes on."""
@@ -496,6 +496,10 @@ class TrainCommand:
         given["process_index"] = self.index
         if self.join or any(value is not None for value in given.values()):
             index, _ = join_processes(**given)
+        elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
+            raise UserError(
+                "srun started several processes: give --join, so that they train together"
+            )
         shape = {"data": self.data, "fsdp": self.fsdp, "tensor": self.tensor}
         lease = LeaseRule(self.beat_s, self.dead_after_s)
         outcome = train_together(

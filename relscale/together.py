@@ -27,7 +27,7 @@ from relscale.suite import (
     train_run,
 )
 
-# %% ../nbs/52c_together.ipynb #fb081dff
+# %% ../nbs/52c_together.ipynb #e5cc364c
 def _tell(word: bool) -> bool:
     """What the first process says, in all of them."""
     import jax
@@ -62,6 +62,12 @@ def _lead(job: Job, run: RunSpec, store: Store, mesh) -> Outcome:
             outcome = execute(own, run, dead)
     if not told:
         _tell(False)
+    record = read_record(store, name)
+    if outcome.outcome == "held" and record is not None:
+        return Outcome(
+            "held",
+            f"process {record['pid']} of {record['hostname']} trains it; let it, or end it first",
+        )
     return outcome
 
 

@@ -97,6 +97,16 @@ def test_a_slip_is_one_line_in_each_process(plan, tmp_path):
         assert "Traceback" not in err
 
 
+def test_processes_of_srun_that_do_not_join_are_told_to(plan, tmp_path):
+    process = start("train", plan, "any", "--store", tmp_path / "a", *TEXT, **as_slurm(0, 61440))
+    code, _, err = end(process)
+    assert (
+        code == 2
+        and err
+        == "relscale: srun started several processes: give --join, so that they train together\n"
+    )
+
+
 @pytest.mark.long
 def test_a_sweep_leaves_a_run_to_the_hosts_that_have_it(plan, tmp_path):
     """The hosts begin; a sweep comes meanwhile, does the other run, waits, and evaluates both."""
