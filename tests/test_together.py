@@ -1,4 +1,4 @@
-"""One run of a sweep trained by two processes that the command line joins, and what a sweep makes of it.
+"""One run of a sweep, trained by two processes that the command line joins; chapter 52c has the sweep that evaluates it.
 
 Losses may differ from those of one process by the order of float32 sums, which 100 steps carry on: 2e-4 nats in the last row
 of the log, so 1e-3 bounds it. Rows fed twice or a shard out of place move them by 1e-2 and more.
@@ -72,7 +72,7 @@ def plan(tmp_path_factory):
     return path
 
 
-def test_two_processes_train_a_run_and_a_sweep_evaluates_it(plan, tmp_path):
+def test_two_processes_train_a_run_as_one_does(plan, tmp_path):
     one = load_plan(plan.read_text())
     one, plan = dataclasses.replace(one, runs=one.runs[-1:]), tmp_path / "one.json"
     plan.write_text(save_plan(one))
@@ -82,13 +82,10 @@ def test_two_processes_train_a_run_and_a_sweep_evaluates_it(plan, tmp_path):
     assert (
         first[1].splitlines()[-1] == f"run {run}: finished" and run not in second[1]
     )  # Gloo talks, too
-    code, _, err = end(start("sweep", plan, "--store", shared, *TEXT, "--workers", 1, devices=1))
-    assert code == 0, err[-2000:]
     assert train_together(one, alone, run, CHOICES).outcome == "finished"  # on the one device here
     np.testing.assert_allclose(losses(shared, run), losses(alone, run), atol=1e-3)
     past = read_record(connect(shared), f"runs/{run}/lease.json")["past"]
-    assert [each["outcome"] for each in past] == ["finished", "finished"]  # trained, evaluated
-    assert sorted(read_table(shared / "scores.parquet")["group"]) == ["bible", "code"]
+    assert [each["outcome"] for each in past] == ["finished"]
 
 
 def test_a_slip_is_one_line_in_each_process(plan, tmp_path):
