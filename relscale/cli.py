@@ -353,7 +353,7 @@ class ReportCommand:
         write_table(analysis.laws().reset_index(), self.source / "laws.csv")
         _write_page(analysis, self.out or self.source / "report.html", self.source)
 
-# %% ../nbs/56_cli.ipynb #ddd08338
+# %% ../nbs/56_cli.ipynb #3e943c67
 @dataclass(frozen=True)
 class SweepCommand:
     """Train and evaluate a plan's runs; the same command on the same store goes on."""
@@ -491,10 +491,13 @@ class TrainCommand:
         from relscale.together import train_together
 
         require("train", "jax", "equinox", "optax", "grain", "tensorstore", "orbax", "tokenizers")
-        plan, index = _read_plan(self.plan), 0
         given = {"coordinator": self.coordinator, "num_processes": self.processes}
         given["process_index"] = self.index
-        if self.join or any(value is not None for value in given.values()):
+        told = [value is not None for value in given.values()]
+        if any(told) and not all(told):
+            raise UserError("give --coordinator, --processes and --index together, or --join alone")
+        plan, index = _read_plan(self.plan), 0
+        if self.join or all(told):
             index, _ = join_processes(**given)
         elif int(os.environ.get("SLURM_NTASKS", 1)) > 1 and "SLURM_PROCID" in os.environ:
             raise UserError(
@@ -639,7 +642,7 @@ class EvalCommand:
 
 _EVAL = ("scores.parquet", "eval.json", "tasks", "requests", ".claim")
 
-# %% ../nbs/56_cli.ipynb #49571a78
+# %% ../nbs/56_cli.ipynb #1b444557
 COMMANDS = {
     "study": StudyCommand,
     "plan": PlanCommand,
@@ -685,13 +688,10 @@ def _slip(arguments: Sequence[str], box: str) -> str:
         return (
             f"{name}: no option --{option}{f', did you mean --{near[0]}?' if near else ''} {more}"
         )
-    rows = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()  # without colours
-    rows = [
-        row[2:].rstrip("│ ") for row in rows if row.startswith(("│", "  "))
-    ]  # nor frame and title
-    head, *rest = itertools.takewhile(
-        lambda row: row.strip("─- "), rows
-    )  # to a rule or a blank row
+    rows = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()  # without colours, frame and title
+    rows = [row[2:].rstrip("│ ") for row in rows if row.startswith(("│", "  "))]
+    sentence = itertools.takewhile(lambda row: row.strip("─- "), rows)  # to a rule or a blank row
+    head, *rest = list(sentence) or ["not understood"]
     if head.startswith("Missing from"):
         missing = [row.strip() for row in rest if row.startswith("    ") and row[4:5] != " "]
         return f"{name}: give {' and '.join(missing)} {more}"

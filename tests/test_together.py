@@ -126,3 +126,33 @@ def test_a_sweep_leaves_a_run_to_the_hosts_that_have_it(plan, tmp_path):
     past = read_record(connect(store), f"runs/{run}/lease.json")["past"]
     assert [each["outcome"] for each in past] == ["finished", "finished"]
     assert len(read_table(store / "scores.parquet")) == 2 * len(runs)
+
+
+@pytest.mark.long
+def test_one_process_is_asked_to_end_and_the_same_command_goes_on(plan, tmp_path):
+    """SIGTERM to the second alone: both stop at one logged step, with a checkpoint that the next call starts from."""
+    one = load_plan(plan.read_text())
+    slow = dataclasses.replace(one.runs[-1], num_steps=160)
+    (tmp_path / "one.json").write_text(save_plan(dataclasses.replace(one, runs=(slow,))))
+    command = ("train", tmp_path / "one.json", slow.run_id, "--store", tmp_path / "a", *TEXT)
+    folder, port = tmp_path / "a" / "runs" / slow.run_id, free_port()
+    both = [start(*command, "--join", **as_slurm(i, port)) for i in range(2)]
+    try:
+        while (
+            not (folder / "metrics.jsonl").exists() or len(losses(tmp_path / "a", slow.run_id)) < 3
+        ):
+            assert both[1].poll() is None, end(both[1])
+            time.sleep(0.1)
+        both[1].terminate()
+        ended = [end(process) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [code for code, _, _ in ended] == [1, 1] and ": preempted (" in ended[0][1]
+    before = losses(tmp_path / "a", slow.run_id)
+    assert 2 <= len(before) < 8
+    assert [code for code, _, _ in together(*command)] == [0, 0]
+    after = losses(tmp_path / "a", slow.run_id)
+    assert len(after) == 8 and after[: len(before)] == before
+    past = read_record(connect(tmp_path / "a"), f"runs/{slow.run_id}/lease.json")["past"]
+    assert [each["outcome"] for each in past] == ["preempted", "finished"]
