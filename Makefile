@@ -4,7 +4,9 @@ OUT ?= study
 STUDY_FLAGS ?=
 BIN := .venv/bin
 # What tests spend is compilation: XLA's lower levels compile up to a third faster. Notebooks also train, tests hardly.
-QUICK := XLA_FLAGS=--xla_backend_optimization_level
+QUICK := --xla_backend_optimization_level
+# Notebooks share two processes, and the chapters on meshes play eight devices with one processor.
+EIGHT := --xla_force_host_platform_device_count=8
 
 .PHONY: install study test long parity lint docs lab export readme clean
 
@@ -22,8 +24,8 @@ study: install ## the main job: plan, train, evaluate, fit, report
 	$(BIN)/relscale study --out $(OUT) $(STUDY_FLAGS)
 
 test: install ## every notebook, then pytest
-	$(QUICK)=1 $(BIN)/nbdev_test --n_workers 2 --timing
-	$(QUICK)=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 25 tests
+	XLA_FLAGS="$(QUICK)=1 $(EIGHT)" $(BIN)/nbdev_test --n_workers 2 --timing
+	XLA_FLAGS=$(QUICK)=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 25 tests
 
 long: install ## the tests that `make test` leaves out: kills of whole studies, clocks, a full disk, Ray's hosts
 	$(BIN)/python -m pytest -q --long -m long tests
@@ -31,7 +33,7 @@ long: install ## the tests that `make test` leaves out: kills of whole studies, 
 parity: install ## logits against transformers; first: .venv/bin/python -m pip install torch
 	@$(BIN)/python -c 'import torch' || (echo "make parity needs PyTorch: $(BIN)/python -m pip install torch" >&2; exit 1)
 	$(BIN)/python -m pip install --quiet --editable '.[parity]'
-	$(QUICK)=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/parity
+	XLA_FLAGS=$(QUICK)=0 $(BIN)/python -m pytest -q -n 2 --dist loadfile tests/parity
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -32,10 +32,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from relscale.attempts import read_record
-from relscale.leases import this_process
-from relscale.plan import SMALL, plan_isoflop, save_plan
-from relscale.store import connect, download
+from relscale.plan.recipes import SMALL, plan_isoflop, save_plan
+from relscale.sweep.attempts import read_record
+from relscale.sweep.leases import this_process
+from relscale.sweep.store import connect, download
 
 TABLES = ("runs.parquet", "scores.parquet")
 TEXT = ("--domains", "code", "bible", "--train-bytes", "150000", "--heldout-bytes", "6000")
@@ -195,7 +195,7 @@ class Lab:
         import jax
         import numpy as np
 
-        from relscale.train import load_model, start_state
+        from relscale.model.training import load_model, start_state
 
         store, found = connect(where), {}
         for name, run in self.runs.items():

@@ -39,8 +39,8 @@ def relative(draws: int, part: int, repeats: int) -> dict:
     """Pairs bootstrap of 57 groups at 7 budgets against a loop of lmfit lines."""
     import lmfit
 
-    from relscale.inference import pairs_draws
-    from relscale.relative import fit_relative
+    from relscale.laws.lines import pairs_draws
+    from relscale.laws.relative import fit_relative
 
     rows = table_of_subjects(57, 7)
     wide = np.log(rows.pivot(index="train_flops", columns="group", values="value"))
@@ -73,8 +73,9 @@ def relative(draws: int, part: int, repeats: int) -> dict:
 
 def frontier_bootstrap(draws: int, part: int, repeats: int) -> dict:
     """Nested bootstrap of the 255-run suite against a loop of np.polyfit."""
-    from relscale.isoflop import bootstrap_frontier, fit_isoflop, read_frontier
-    from relscale.runs import load_suite
+    from relscale.laws.frontiers import bootstrap_frontier, read_frontier
+    from relscale.laws.isoflop import fit_isoflop
+    from relscale.suites import load_suite
 
     suite = load_suite("held2025")
     loss = suite.pivot(
@@ -134,8 +135,8 @@ def surface(draws: int, part: int, repeats: int) -> dict:
     from scipy.optimize import minimize
     from scipy.special import huber, logsumexp
 
-    from relscale.laws import fit_chinchilla
-    from relscale.runs import load_suite
+    from relscale.laws.surface import fit_chinchilla
+    from relscale.suites import load_suite
 
     suite = load_suite("held2025")
     rows = suite[suite["corpus"] == "dclm"].rename(columns={"paloma_macro_loss": "loss"})

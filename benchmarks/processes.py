@@ -13,9 +13,9 @@ import time
 WORKER = """
 import dataclasses, sys, time
 import numpy as np
-from relscale.optim import hyper_of
-from relscale.plan import SMALL, model_of_width, plan_run
-from relscale.train import start_state, train_step
+from relscale.model.optim import hyper_of
+from relscale.plan.recipes import SMALL, model_of_width, plan_run
+from relscale.model.training import start_state, train_step
 
 hidden, batch, seconds = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 run = dataclasses.replace(plan_run(4e11, 32, SMALL), model=model_of_width(hidden, SMALL), batch_size=batch)

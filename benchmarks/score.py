@@ -1,4 +1,4 @@
-"""Scoring against lm-evaluation-harness: 5-shot MMLU items per second through its `hf` backend and through `relscale.score`.
+"""Scoring against lm-evaluation-harness: 5-shot MMLU items per second through its `hf` backend and through `relscale.eval.bits`.
 
 The two sides get the same weights, saved by `save_hf`, the same tokenizer and the same requests, one
 subject after the other, in turns, on all cores of the machine. Each side is a process of its own. The
@@ -42,8 +42,9 @@ ITEMS = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "mmlu"
 
 def start_relscale(folder: str):
     """A function of requests and batch size that returns log-likelihoods and seconds by part."""
-    from relscale.models import open_model
-    from relscale.score import Request, log_likelihoods
+    from relscale.eval.likelihoods import log_likelihoods
+    from relscale.eval.requests import Request
+    from relscale.model.open import open_model
 
     opened = open_model(folder)
 
@@ -131,8 +132,8 @@ class Worker:
 
 def ask_for(items, format: str) -> dict[str, list]:
     """Requests of each subject, as pairs of context and continuation."""
-    from relscale.formats import requests_of
-    from relscale.tasks import get_task
+    from relscale.eval.prompts import requests_of
+    from relscale.eval.tasks import get_task
 
     task = get_task(f"mmlu-{format}")
     return {
@@ -152,8 +153,9 @@ def count_work(folder: Path, requests: dict[str, list]) -> dict:
 
     The harness reads each different text once, head and all; an item's letters are one text.
     """
-    from relscale.models import open_model
-    from relscale.score import Request, scoring_work
+    from relscale.eval.readings import scoring_work
+    from relscale.eval.requests import Request
+    from relscale.model.open import open_model
 
     opened = open_model(folder)
     works = [scoring_work(opened, [Request(*p) for p in pairs]) for pairs in requests.values()]
@@ -243,11 +245,11 @@ def make_models(names: list[str], folder: Path) -> dict[str, Path]:
     """A folder with random weights for each shape, its tokenizer learnt from the embedded text."""
     import jax
 
-    from relscale.hub import save_hf
-    from relscale.model import init_model
-    from relscale.spec import ModelSpec
-    from relscale.text import prepare_corpora
-    from relscale.tokenizer import train_tokenizer
+    from relscale.model.decoder import init_model
+    from relscale.model.hub import save_hf
+    from relscale.plan.spec import ModelSpec
+    from relscale.text.corpora import prepare_corpora
+    from relscale.text.tokenizer import train_tokenizer
 
     texts = list(prepare_corpora().train_texts())
     made, tokenizers = {}, {}
@@ -303,7 +305,7 @@ def main() -> None:
         sys.exit(f"benchmark: no folder {options.items}: name one with MMLU's csv files by --items")
     import jax
 
-    from relscale.items import load_items
+    from relscale.eval.data_sets import load_items
 
     items = load_items(
         "mmlu", options.items, groups=SUBJECTS, num_shots=5, limit=options.per_subject

@@ -5,7 +5,7 @@
     python benchmarks/sweep.py --csv data/sweep --every 1 --seeds 9 --rounds 1 --ways sweep
 
 The runs are every second one of the default study's, or fewer shapes with several seeds; rows of another choice stay in
-the table. One way is `relscale.suite.run_suite` on all cores. The other is
+the table. One way is `relscale.sweep.suite.run_suite` on all cores. The other is
 what one would write without it: a process a core, pinned, in the same environment, that calls `train` and then
 `score_documents` on one run after another; runs are dealt longest first to the core with the least to do. Both find
 the text prepared, neither has a compiled program from before, and wall time is from the start of the first process to
@@ -27,8 +27,8 @@ import pandas as pd
 SWEEP = """
 import json, sys
 from pathlib import Path
-from relscale.plan import load_plan
-from relscale.suite import TextConfig, run_suite
+from relscale.plan.recipes import load_plan
+from relscale.sweep.suite import TextConfig, run_suite
 store = Path(sys.argv[1])
 result = run_suite(load_plan((store / "plan.json").read_text()), store, TextConfig())
 spent = {"wall_s": result.wall_s, "num_workers": result.num_workers, "parts": result.summary()["core_s"].to_dict()}
@@ -38,11 +38,11 @@ spent = {"wall_s": result.wall_s, "num_workers": result.num_workers, "parts": re
 
 def loop(store: Path, out: Path, names: list[str]) -> None:
     """Train and evaluate these runs, one after another."""
-    from relscale.plan import load_plan
-    from relscale.score import bits_per_byte_with_stderr, score_documents
-    from relscale.suite import TextConfig, fill_mixtures
-    from relscale.tokens import open_store, training_data
-    from relscale.train import train
+    from relscale.eval.bits import bits_per_byte_with_stderr, score_documents
+    from relscale.model.training import train
+    from relscale.plan.recipes import load_plan
+    from relscale.sweep.suite import TextConfig, fill_mixtures
+    from relscale.text.tokens import open_store, training_data
 
     domains, rows = TextConfig().domain_names, []
     runs = {run.run_id: run for run in load_plan((store / "plan.json").read_text()).runs}
@@ -73,7 +73,7 @@ def deal(flops: dict[str, float], num_cores: int) -> list[list[str]]:
 
 def by_loops(store: Path, out: Path, flops: dict[str, float], cores: list[int]) -> pd.DataFrame:
     """Plain loops, one a core; returns what they measured."""
-    from relscale.executors import worker_environment
+    from relscale.sweep.workers import worker_environment
 
     out.mkdir()
     hands = deal(flops, len(cores))
@@ -106,10 +106,10 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="runs of each shape")
     options = parser.parse_args()
 
-    from relscale.plan import run_flops, save_plan
-    from relscale.store import connect
+    from relscale.plan.recipes import run_flops, save_plan
     from relscale.study import StudyConfig, study_plan
-    from relscale.suite import TextConfig, prepare_text
+    from relscale.sweep.store import connect
+    from relscale.sweep.suite import TextConfig, prepare_text
 
     plan, text = study_plan(StudyConfig()), options.work / "text"
     runs = [

@@ -1,4 +1,4 @@
-"""Training against PyTorch: tokens per second of `relscale.train.train_step` and of Hugging Face's Qwen3 in eager mode.
+"""Training against PyTorch: tokens per second of `relscale.model.training.train_step` and of Hugging Face's Qwen3 in eager mode.
 
 Each side is a process of its own that compiles, warms up and then trains for a slice of time whenever
 it is asked, so the two alternate within one run, on the same cores, shapes and environment. The last
@@ -42,11 +42,11 @@ def start_relscale(shape: tuple[int, ...], head_dim: int, threads: int):
     import jax.numpy as jnp
     import numpy as np
 
-    from relscale.flops import forward_flops_per_token
-    from relscale.model import init_model
-    from relscale.optim import hyper_of, init_state
-    from relscale.spec import ModelSpec, OptimSpec
-    from relscale.train import TrainState, train_step
+    from relscale.model.decoder import init_model
+    from relscale.model.optim import hyper_of, init_state
+    from relscale.model.training import TrainState, train_step
+    from relscale.plan.flops import forward_flops_per_token
+    from relscale.plan.spec import ModelSpec, OptimSpec
 
     hidden, layers, vocab, seq, batch = shape
     heads = max(1, hidden // head_dim)
@@ -267,7 +267,7 @@ def main() -> None:
         )
     import jax
 
-    from relscale.executors import WORKER_ENVIRONMENT
+    from relscale.sweep.workers import WORKER_ENVIRONMENT
 
     options.environment = WORKER_ENVIRONMENT
     cores = sorted(os.sched_getaffinity(0))[:2]

@@ -10,8 +10,10 @@ import re
 import sys
 from pathlib import Path
 
+from build import nav_files, nav_of, sidebar
+
 ROOT = Path(__file__).resolve().parent.parent
-CELL = re.compile(r"^# %% \.\./nbs/(\S+)\.ipynb", re.MULTILINE)
+CELL = re.compile(r"^# %% (?:\.\./)+nbs/(\S+)\.ipynb", re.MULTILINE)
 HEAD = """---
 title: Reference
 ---
@@ -93,15 +95,23 @@ def entry(chapter: str, node: ast.AST) -> str:
     return f"{said}\n<details><summary>{label}</summary><pre>{text}</pre></details>\n"
 
 
+def reading_order(root: Path) -> list[str]:
+    """Notebooks in the order of the site."""
+    return nav_files(nav_of(sidebar(root / "_quarto.yml")))
+
+
 def make_reference(root: Path) -> str:
     """The page's text."""
     modules = {}
-    for path in root.glob("relscale/*.py"):
+    for path in root.glob("relscale/**/*.py"):
         if not path.name.startswith("_") and (entries := module_entries(path))[1]:
-            modules[path.stem] = entries
+            modules[".".join(path.relative_to(root).with_suffix("").parts)] = entries
+    order = {name: place for place, name in enumerate(reading_order(root))}
     parts = [HEAD]
-    for name, (line, entries) in sorted(modules.items(), key=lambda item: item[1][1][0][0]):
-        parts += [f"## relscale.{name}\n\n{line}\n", *(entry(*each) for each in entries)]
+    for name, (line, entries) in sorted(
+        modules.items(), key=lambda item: order[f"{item[1][1][0][0]}.ipynb"]
+    ):
+        parts += [f"## {name}\n\n{line}\n", *(entry(*each) for each in entries)]
     return "\n".join(parts).rstrip() + "\n"
 
 

@@ -1,1 +1,117 @@
+"""Relative scaling laws: who gains from scale, and by how much.
+
+`import relscale as rs` costs nothing: what stands below is imported when it is first used. A wing leads
+to its modules in the same way, as in `rs.laws.lines.t_critical`.
+"""
+
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+from typing import TYPE_CHECKING
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:  # for editors and type checkers; a test holds it against the table
+    from relscale.suites import load_suite, load_scores
+    from relscale.tables import read_table, write_table, join_scores
+    from relscale.importers import from_table, from_wandb, from_lm_eval
+    from relscale.laws.isoflop import fit_isoflop
+    from relscale.laws.frontiers import frontier
+    from relscale.laws.curves import fit_power_law, fit_saturating_law
+    from relscale.laws.surface import fit_chinchilla
+    from relscale.laws.relative import fit_relative
+    from relscale.laws.forecast import fit_forecast
+    from relscale.laws.backtests import backtest
+    from relscale.laws.diagnosis import diagnose
+    from relscale.laws.power import plan_power
+    from relscale.laws.contrasts import find_crossings, fit_covariate
+    from relscale.laws.formats import compare_formats
+    from relscale.analysis import analyse, analyse_points
+    from relscale.report import write_report
+    from relscale.figures import save_figure
+    from relscale.plan.recipes import plan_isoflop, HELD2025, load_plan
+    from relscale.plan.cost import estimate_cost
+    from relscale.sweep.suite import run_suite
+    from relscale.model.open import open_model
+    from relscale.eval.evaluation import evaluate
+    from relscale.core import UserError
+    from relscale.style import use_style
+
+# The door: which module each name lives in.
+_HOME = {
+    name: module
+    for module, names in {
+        "suites": "load_suite load_scores",
+        "tables": "read_table write_table join_scores",
+        "importers": "from_table from_wandb from_lm_eval",
+        "laws.isoflop": "fit_isoflop",
+        "laws.frontiers": "frontier",
+        "laws.curves": "fit_power_law fit_saturating_law",
+        "laws.surface": "fit_chinchilla",
+        "laws.relative": "fit_relative",
+        "laws.forecast": "fit_forecast",
+        "laws.backtests": "backtest",
+        "laws.diagnosis": "diagnose",
+        "laws.power": "plan_power",
+        "laws.contrasts": "find_crossings fit_covariate",
+        "laws.formats": "compare_formats",
+        "analysis": "analyse analyse_points",
+        "report": "write_report",
+        "figures": "save_figure",
+        "plan.recipes": "plan_isoflop HELD2025 load_plan",
+        "plan.cost": "estimate_cost",
+        "sweep.suite": "run_suite",
+        "model.open": "open_model",
+        "eval.evaluation": "evaluate",
+        "core": "UserError",
+        "style": "use_style",
+    }.items()
+    for name in names.split()
+}
+_WINGS = ("plan", "text", "model", "eval", "laws", "sweep")
+_ROOMS = (
+    "core",
+    "style",
+    "results",
+    "tables",
+    "importers",
+    "suites",
+    "analysis",
+    "report",
+    "figures",
+    "panels",
+    "study",
+    "cli",
+)
+_TRAINED = ("jax", "equinox", "optax", "grain", "tensorstore", "orbax", "tokenizers", "jaxtyping")
+
+__all__ = ["__version__", *_HOME, *_WINGS, *_ROOMS]
+
+
+def _room(package: str, rooms: Iterable[str], name: str) -> ModuleType:
+    """A module of a package, imported when it is asked for: the `__getattr__` of every wing."""
+    if name not in rooms:
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+    try:
+        return importlib.import_module(f"{package}.{name}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _TRAINED:
+            raise
+        from relscale.core import UserError
+
+        raise UserError(
+            f"{package}.{name} needs {error.name}, which is not installed: pip install 'relscale[train]'"
+        ) from None
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        return _room(__name__, (*_WINGS, *_ROOMS), name)
+    wing, _, leaf = f"{__name__}.{_HOME[name]}".rpartition(".")
+    rooms = (leaf,)
+    value = globals()[name] = getattr(_room(wing, rooms, leaf), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -8,7 +8,9 @@ import importlib.util
 
 import pytest
 
-ARMED = ("relscale.model", "relscale.optim", "relscale.placement", "relscale.train")
+ARMED = tuple(
+    f"relscale.model.{name}" for name in ("checkpoints", "decoder", "mesh", "optim", "training")
+)
 
 if importlib.util.find_spec("beartype") and importlib.util.find_spec("jaxtyping"):
     from jaxtyping import install_import_hook

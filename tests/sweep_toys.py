@@ -12,13 +12,13 @@ import shutil
 import sys
 import time
 
-from relscale.attempts import Job
 from relscale.core import Preempted, RunFailed
-from relscale.executors import ending
-from relscale.leases import LeaseRule
-from relscale.plan import SMALL, Plan, plan_run, save_plan
-from relscale.store import connect
-from relscale.sweep import RetryPolicy, make_tables, put_tables, sweep
+from relscale.plan.recipes import SMALL, Plan, plan_run, save_plan
+from relscale.sweep.attempts import Job
+from relscale.sweep.driver import RetryPolicy, make_tables, put_tables, sweep
+from relscale.sweep.leases import LeaseRule
+from relscale.sweep.store import connect
+from relscale.sweep.workers import ending
 
 ROW = 20
 

@@ -6,10 +6,10 @@ import struct
 import numpy as np
 import pytest
 
-from relscale.callbacks import bar_callback, rate_meter, tensorboard_callback, wandb_callback
 from relscale.core import UserError
-from relscale.cost import TPU_V5P, Chip
-from relscale.plan import SMALL, plan_run, run_flops
+from relscale.model.callbacks import bar_callback, rate_meter, tensorboard_callback, wandb_callback
+from relscale.plan.cost import TPU_V5P, Chip
+from relscale.plan.recipes import SMALL, plan_run, run_flops
 
 RUN = plan_run(1e11, 32, SMALL)
 ROWS = [

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from relscale import clusters
 from relscale.core import Preempted, UserError, WorkerLost
+from relscale.sweep import clusters, ray_dask
 
 TUNABLES = "glibc.malloc.hugetlb=1"  # glibc reads it when a program starts
 ENVIRONMENT = {
@@ -27,8 +27,8 @@ STARTS = {
         environment=ENVIRONMENT,
         options=clusters.SlurmOptions(cluster="local", folder=str(folder)),
     ),
-    "dask": lambda folder: clusters.dask_executor(2, environment=ENVIRONMENT),
-    "ray": lambda folder: clusters.ray_executor(2, environment=ENVIRONMENT),
+    "dask": lambda folder: ray_dask.dask_executor(2, environment=ENVIRONMENT),
+    "ray": lambda folder: ray_dask.ray_executor(2, environment=ENVIRONMENT),
 }
 LIBRARIES = {"ray": "ray", "dask": "distributed", "slurm": "submitit"}
 
@@ -64,7 +64,7 @@ def cores_for(seconds: float) -> tuple[float, float, set]:
 
 def until_told(folder: Path, name: str) -> str:
     """Runs until it is asked to end, as training does: by the flag, or SIGTERM's in the main thread."""
-    from relscale.executors import ending
+    from relscale.sweep.workers import ending
 
     (folder / f"{name}.began").touch()
     for _ in range(600):
@@ -125,9 +125,9 @@ def test_calls_side_by_side_have_cores_of_their_own(cluster):
 
 def test_a_corpus_in_shards_is_the_store_of_a_serial_run(cluster, tmp_path):
     pytest.importorskip("tokenizers", reason="token stores need the extra `train`")
-    from relscale.documents import Document
-    from relscale.tokenizer import train_tokenizer
-    from relscale.tokens import write_store
+    from relscale.text.documents import Document
+    from relscale.text.tokenizer import train_tokenizer
+    from relscale.text.tokens import write_store
 
     documents = [Document("d", str(i), f"{i:b} text " * 40) for i in range(6)]
     tokenizer = train_tokenizer([d.text for d in documents], 265)
@@ -161,7 +161,7 @@ def test_z_asked_to_end(cluster, tmp_path):
 
 def warned_once(folder: Path) -> str:
     """A run that Slurm warns in its first job, and that goes on in its second."""
-    from relscale.executors import ending
+    from relscale.sweep.workers import ending
 
     if (folder / "saved").exists():
         return (folder / "saved").read_text()
@@ -297,9 +297,9 @@ def test_a_call_that_does_not_end_is_given_up():
 
 def test_slips_are_told(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="cpus_per_run=0"):
-        clusters.RayOptions(cpus_per_run=0)
+        ray_dask.RayOptions(cpus_per_run=0)
     with pytest.raises(UserError, match="memory_gb"):
-        clusters.DaskOptions(address="tcp://head:8786", memory_gb=4)
+        ray_dask.DaskOptions(address="tcp://head:8786", memory_gb=4)
     with pytest.raises(UserError, match="cluster='pbs'"):
         clusters.SlurmOptions(cluster="pbs")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -319,9 +319,9 @@ def test_dasks_workers_that_cannot_do_are_told():
     there = {"processes": False, "dashboard_address": None}
     for threads, match in ((1, "without .RELSCALE_WORD=a b"), (2, "several threads")):
         with distributed.LocalCluster(n_workers=1, threads_per_worker=threads, **there) as cluster:
-            options = clusters.DaskOptions(address=cluster.scheduler_address)
+            options = ray_dask.DaskOptions(address=cluster.scheduler_address)
             with (
                 pytest.raises(UserError, match=match),
-                clusters.dask_executor(environment={"RELSCALE_WORD": "a b"}, options=options),
+                ray_dask.dask_executor(environment={"RELSCALE_WORD": "a b"}, options=options),
             ):
                 pass

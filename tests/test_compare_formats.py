@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from relscale.contrasts import FormatComparison, compare_formats, error_of
 from relscale.core import UserError
-from relscale.runs import load_scores, load_suite
+from relscale.laws.formats import FormatComparison, compare_formats, error_of
+from relscale.suites import load_scores, load_suite
 
 WAYS = {
     "bits": ("mmlu_test", "bits_per_byte"),
@@ -130,7 +130,7 @@ def test_groups_and_reference():
 
 def test_equal_formats_are_rarely_told_apart():
     """Two formats of one truth, 120 suites of 15 runs: at most 10 % differ at P < 0.05 (4 sigma would be 13 %)."""
-    from relscale.contrasts import _p_of, _redrawn_correlations
+    from relscale.laws.formats import _p_of, _redrawn_correlations
 
     random, x, hits = np.random.default_rng(1), np.linspace(-1, 1, 15), 0
     noise = math.sqrt(x.var() * 0.4 / 0.6)
@@ -181,8 +181,6 @@ def test_plots_and_no_jax():
     assert len(got.plot().get_yticklabels()) == 1
     with pytest.raises(UserError, match="what='r'"):
         got.plot(what="r")
-    code = (
-        "import sys, relscale.contrasts; print({'jax', 'matplotlib', 'scipy'} & set(sys.modules))"
-    )
+    code = "import sys, relscale.laws.formats; print({'jax', 'matplotlib', 'scipy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -4,10 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from relscale.contrasts import CovariateFit, compare_fits, fieller, find_crossings, fit_covariate
 from relscale.core import UserError
-from relscale.inference import t_critical
-from relscale.relative import fit_relative
+from relscale.laws.contrasts import (
+    CovariateFit,
+    compare_fits,
+    fieller,
+    find_crossings,
+    fit_covariate,
+)
+from relscale.laws.lines import t_critical
+from relscale.laws.relative import fit_relative
 
 FLOPS = np.geomspace(1e18, 1e20, 7)
 

@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import relscale.cost
-import relscale.model
+import relscale.model.decoder
+import relscale.plan.cost
 from relscale.cli import main
 from relscale.core import UserError
-from relscale.cost import (
+from relscale.model.decoder import init_model
+from relscale.model.optim import hyper_of, init_state
+from relscale.model.training import TrainState, train_step
+from relscale.plan.cost import (
     H100_SXM,
     TPU_V5P,
     Chip,
@@ -21,12 +24,9 @@ from relscale.cost import (
     measure_chip,
     step_memory,
 )
-from relscale.flops import forward_flops_per_token
-from relscale.model import init_model
-from relscale.optim import hyper_of, init_state
-from relscale.plan import HELD2025, SMALL, plan_isoflop
-from relscale.spec import ComputeSpec, ModelSpec, OptimSpec
-from relscale.train import TrainState, train_step
+from relscale.plan.flops import forward_flops_per_token
+from relscale.plan.recipes import HELD2025, SMALL, plan_isoflop
+from relscale.plan.spec import ComputeSpec, ModelSpec, OptimSpec
 
 # none of these shapes was used to read or fit a constant of the formula
 SHAPES = {
@@ -77,7 +77,7 @@ def test_memory_of_layers_computed_again(name, monkeypatch):
 
 def test_constants_are_those_of_the_model():
     for name in ("UNROLLED_LAYERS", "LOGITS_AT_ONCE"):
-        assert getattr(relscale.cost, name) == getattr(relscale.model, name), name
+        assert getattr(relscale.plan.cost, name) == getattr(relscale.model.decoder, name), name
 
 
 def test_each_saving_saves_what_it_says():
@@ -156,7 +156,7 @@ def test_this_machine_is_measured():
 
 
 def test_no_jax_behind_the_price():
-    code = "import sys, relscale.cost, relscale.cli; print('jax' in sys.modules)"
+    code = "import sys, relscale.plan.cost, relscale.cli; print('jax' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

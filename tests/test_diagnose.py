@@ -7,21 +7,21 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from relscale import diagnose as module
 from relscale.core import UserError
-from relscale.diagnose import (
-    Diagnosis,
-    diagnose,
+from relscale.laws import power, shape
+from relscale.laws.diagnosis import Diagnosis, diagnose
+from relscale.laws.frontiers import frontier
+from relscale.laws.isoflop import fit_isoflop
+from relscale.laws.lines import adjust_p
+from relscale.laws.power import (
     frontier_scatter,
     minimum_detectable,
     plan_power,
     power_to_detect,
     scatter_of,
 )
-from relscale.inference import adjust_p
-from relscale.isoflop import fit_isoflop, frontier
-from relscale.relative import fit_relative
-from relscale.simulate import Design, Noise, Surface, simulate_suite
+from relscale.laws.relative import fit_relative
+from relscale.laws.simulate import Design, Noise, Surface, simulate_suite
 from relscale.tables import join_scores
 
 SCALES = np.array([1e18, 2e18, 6e18, 1e19, 4e19, 6e19, 1e20])  # uneven on purpose
@@ -201,7 +201,7 @@ def test_false_alarms_are_five_in_a_hundred(scales):
     """8,000 unseen straight lines; 3.5 binomial errors, root two for the simulated null, is .012."""
     x = np.log(scales)
     y = np.random.default_rng(11).normal(size=(8000, len(x)))
-    _, ps, _ = module._test_shape(x, module._residuals(x, y), 8000, 0)
+    _, ps, _ = shape._test_shape(x, shape._residuals(x, y), 8000, 0)
     for name in ("bend", "break", "shape", "neighbours", "spread"):
         assert np.mean(ps[name] < 0.05) == pytest.approx(0.05, abs=0.012), name
     assert np.mean(ps["shift"] < 0.05) < 0.062  # Bonferroni is a bound
@@ -211,8 +211,8 @@ def test_a_table_of_straight_laws_is_rarely_flagged():
     """20 groups that share a baseline, 1,500 tables: any flag in 5 % at most, plus 3 binomial errors."""
     rng, x = np.random.default_rng(12), np.log(SCALES)
     y = rng.normal(size=(1500, 20, 7)) - rng.normal(size=(1500, 1, 7))
-    residual = module._residuals(x, y.reshape(-1, 7))
-    p = module._test_shape(x, residual, 20_000, 0)[1]["shape"].reshape(1500, 20)
+    residual = shape._residuals(x, y.reshape(-1, 7))
+    p = shape._test_shape(x, residual, 20_000, 0)[1]["shape"].reshape(1500, 20)
     assert np.mean(p.min(axis=1) * 20 < 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1500)
 
 
@@ -224,7 +224,7 @@ def test_a_detectable_bend_is_flagged(count):
     table = diagnose(fit_of(noisy(SCALES, 6, count=count))).summary()
     bend = (table["bend_detectable"] / table["scatter"]).iloc[0]
     y = np.random.default_rng(13).normal(size=(2000, 7)) + bend / 2 / np.ptp(x) * z**2
-    p = module._test_shape(x, module._residuals(x, y), 20_000, 0)[1]["shape"]
+    p = shape._test_shape(x, shape._residuals(x, y), 20_000, 0)[1]["shape"]
     flagged = np.mean(p * count < 0.05)
     assert 0.8 - 0.027 < flagged < 0.95  # and the promise is not idle
 
@@ -238,7 +238,7 @@ def test_power_equals_the_noncentral_t(freedom, level):
     exact = stats.nct.sf(bar, freedom, delta) + stats.nct.cdf(-bar, freedom, delta)
     known = np.isfinite(exact)
     assert known.sum() >= 12
-    got = module._power(delta, freedom, level)
+    got = power._power(delta, freedom, level)
     np.testing.assert_allclose(got[known], exact[known], atol=2e-4)
 
 

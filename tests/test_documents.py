@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relscale import documents as rd
 from relscale.core import UserError
-from relscale.documents import Document
-from relscale.sources import load_domain
+from relscale.text import documents as rd
+from relscale.text.documents import Document
+from relscale.text.sources import load_domain
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def licences():
 
 def test_import_is_light():
     """Nothing but numpy: not even the chapter that reads the sources."""
-    heavy = "{'jax', 'tokenizers', 'pandas', 'matplotlib', 'relscale.sources'}"
-    code = f"import sys, relscale.documents; print({heavy} & set(sys.modules))"
+    heavy = "{'jax', 'tokenizers', 'pandas', 'matplotlib', 'relscale.text.sources'}"
+    code = f"import sys, relscale.text.documents; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

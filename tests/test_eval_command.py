@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 
 from relscale.cli import main
-from relscale.hub import save_hf
-from relscale.items import MMLU_DOMAINS
-from relscale.model import init_model, token_nll
-from relscale.models import open_model
-from relscale.spec import ModelSpec
+from relscale.eval.items import MMLU_DOMAINS
+from relscale.model.decoder import init_model, token_nll
+from relscale.model.hub import save_hf
+from relscale.model.open import open_model
+from relscale.plan.spec import ModelSpec
 from relscale.tables import read_table, validate_scores
-from relscale.tokenizer import save_tokenizer, train_tokenizer
+from relscale.text.tokenizer import save_tokenizer, train_tokenizer
 
 ROWS = [
     {"query": "Question: What do bees make?", "choices": ["honey", "silk"], "gold": 0},

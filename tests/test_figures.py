@@ -9,14 +9,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from relscale.analyse import analyse, analyse_points
-from relscale.contrasts import fit_covariate
-from relscale.core import OKABE_ITO, UserError, group_style
+from relscale.analysis import analyse, analyse_points
+from relscale.core import UserError
 from relscale.figures import (
     figure_case_studies,
     figure_compute_optimal,
-    figure_domains,
     figure_faults,
+    save_figure,
+)
+from relscale.laws.contrasts import fit_covariate
+from relscale.laws.curves import fit_power_law
+from relscale.laws.forecast import fit_forecast
+from relscale.laws.simulate import Design, Surface, simulate_suite
+from relscale.panels import (
+    figure_domains,
     figure_formats,
     figure_loss_to_accuracy,
     figure_optimizers,
@@ -24,11 +30,8 @@ from relscale.figures import (
     figure_risks,
     figure_size_and_data,
     figure_task_laws,
-    save_figure,
 )
-from relscale.forecast import fit_forecast
-from relscale.laws import fit_power_law
-from relscale.simulate import Design, Surface, simulate_suite
+from relscale.style import OKABE_ITO, group_style
 
 NAMES = ("base", "one", "two", "three", "four", "five")
 
@@ -189,8 +192,8 @@ def test_files_have_no_date_and_the_same_bytes_in_another_process(tmp_path):
     """Two processes, half a second and more apart; PDF, SVG and PNG."""
     code = (
         "import sys, numpy as np, pandas as pd\n"
-        "from relscale.figures import figure_task_laws, save_figure\n"
-        "from relscale.laws import fit_power_law\n"
+        "from relscale.figures import save_figure; from relscale.panels import figure_task_laws\n"
+        "from relscale.laws.solver.curves import fit_power_law\n"
         "rows = pd.DataFrame({'x': [1e18, 1e19, 1e20], 'y': [3.0, 2.5, 2.2]})\n"
         "save_figure(figure_task_laws({'a': fit_power_law(rows, x='x', y='y')}), sys.argv[1] + '/own')"
     )

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from relscale.analyse import Analysis, analyse, analyse_points
-from relscale.simulate import Design, Noise, Surface, simulate_suite
+from relscale.analysis import Analysis, analyse, analyse_points
+from relscale.laws.simulate import Design, Noise, Surface, simulate_suite
 
 RELSCALE = Path(sys.executable).with_name("relscale")
 FLOPS = np.geomspace(1e18, 1e20, 6)

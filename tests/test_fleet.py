@@ -14,8 +14,8 @@ from scipy.optimize import minimize_scalar
 
 from relscale.cli import main
 from relscale.core import UserError
-from relscale.cost import H100_SXM, StepChoices, estimate_cost, find_chip
-from relscale.fleet import (
+from relscale.plan.cost import H100_SXM, StepChoices, estimate_cost, find_chip
+from relscale.plan.fleet import (
     PARTS,
     Fleet,
     best_interval,
@@ -27,7 +27,7 @@ from relscale.fleet import (
     simulate_fleet,
     young_interval,
 )
-from relscale.plan import HELD2025_BUDGETS, plan_isoflop
+from relscale.plan.recipes import HELD2025_BUDGETS, plan_isoflop
 
 
 def runs_of(hours, devices=1, state_bytes=1e9):

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from relscale.flops import flop_counts, flop_ledger, forward_flops_per_token, param_counts
-from relscale.model import init_model, logits, mean_nll, rope_frequencies
-from relscale.plan import HELD2025, model_of_width
-from relscale.spec import ModelSpec
+from relscale.model.decoder import init_model, logits, mean_nll, rope_frequencies
+from relscale.plan.flops import flop_counts, flop_ledger, forward_flops_per_token, param_counts
+from relscale.plan.recipes import HELD2025, model_of_width
+from relscale.plan.spec import ModelSpec
 
 SHAPES = [
     ModelSpec(

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from relscale.core import UserError
-from relscale.forecast import Backtest, Forecast, backtest, fit_forecast, pair_scores
-from relscale.runs import load_scores, load_suite
+from relscale.laws.backtests import Backtest, backtest
+from relscale.laws.forecast import Forecast, fit_forecast, pair_scores
+from relscale.suites import load_scores, load_suite
 
 
 def error_at(flops):
@@ -306,6 +307,6 @@ def test_pair_scores_puts_two_metrics_of_a_run_side_by_side():
 
 
 def test_import_is_light():
-    code = "import sys, relscale.forecast; print([m for m in ('jax', 'lmfit', 'scipy', 'matplotlib') if m in sys.modules])"
+    code = "import sys, relscale.laws.stages; print([m for m in ('jax', 'lmfit', 'scipy', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relscale.core import UserError
-from relscale.formats import FORMATS, METRICS, choice_metrics, requests_of, scored_options
-from relscale.items import SHAPES, Item
-from relscale.tasks import TASKS
+from relscale.eval.items import SHAPES, Item
+from relscale.eval.prompts import FORMATS, METRICS, choice_metrics, requests_of, scored_options
+from relscale.eval.tasks import TASKS
 
 SPEC = importlib.util.find_spec("lm_eval")
 HARNESS = Path(SPEC.submodule_search_locations[0]) / "tasks" if SPEC else None

@@ -17,24 +17,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relscale import groups as rg
 from relscale.core import UserError
-from relscale.documents import Document
-from relscale.embedded import EMBEDDED
-from relscale.groups import GroupScores, load_groups, load_ice, score_groups, strip_ice
-from relscale.model import init_model
-from relscale.score import score_documents
-from relscale.sources import Source
-from relscale.spec import ModelSpec
+from relscale.eval import groups as rg
+from relscale.eval.bits import score_documents
+from relscale.eval.groups import GroupScores, load_groups, score_groups
+from relscale.eval.ice import load_ice, strip_ice
+from relscale.model.decoder import init_model
+from relscale.plan.spec import ModelSpec
 from relscale.tables import join_scores
-from relscale.tokenizer import train_tokenizer
+from relscale.text.documents import Document
+from relscale.text.embedded import EMBEDDED
+from relscale.text.sources import Source
+from relscale.text.tokenizer import train_tokenizer
 
 SPEECHES = Path(__file__).resolve().parents[2] / "shared" / "data" / "regional_speeches"
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The fields of `relscale.models.OpenModel` that scoring reads."""
+    """The fields of `relscale.model.open.OpenModel` that scoring reads."""
 
     name: str
     model: object
@@ -462,6 +463,6 @@ def test_plot():
 
 def test_import_is_light():
     heavy = "{'jax', 'datasets', 'tokenizers', 'matplotlib', 'scipy'}"
-    code = f"import sys, relscale.groups; print({heavy} & set(sys.modules))"
+    code = f"import sys, relscale.eval.groups; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

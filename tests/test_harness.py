@@ -19,13 +19,13 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 
 from relscale.core import UserError
-from relscale.harness import HarnessModel, generate, main
-from relscale.hub import save_hf
+from relscale.eval.harness import HarnessModel, generate, main
 from relscale.importers import from_lm_eval
-from relscale.model import init_model, logits
-from relscale.models import open_model
-from relscale.spec import ModelSpec
-from relscale.tokenizer import train_tokenizer
+from relscale.model.decoder import init_model, logits
+from relscale.model.hub import save_hf
+from relscale.model.open import open_model
+from relscale.plan.spec import ModelSpec
+from relscale.text.tokenizer import train_tokenizer
 
 _logits = eqx.filter_jit(logits)
 ITEMS = [
@@ -236,7 +236,7 @@ def test_the_cache_of_the_harness_is_filled(folder, opened, tmp_path, monkeypatc
 def test_command(folder):
     """The harness's own command line, with the model named on it, and the file that it writes."""
     done = subprocess.run(
-        [sys.executable, "-m", "relscale.harness", "--model", "relscale", "--model_args",
+        [sys.executable, "-m", "relscale.eval.harness", "--model", "relscale", "--model_args",
          f"path={folder / 'toy'},window=40", "--tasks", "toy_choice", "--include_path", str(folder),
          "--output_path", str(folder / "out"), "--limit", "2"],
         capture_output=True, text=True, timeout=300,

@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from relscale import hub
 from relscale.core import UserError
-from relscale.hub import config_of_spec, load_hf, save_hf, spec_of_config
-from relscale.model import init_model, logits
-from relscale.spec import ComputeSpec, ModelSpec, RopeScaling
-from relscale.tokenizer import train_tokenizer
+from relscale.model import hub
+from relscale.model.decoder import init_model, logits
+from relscale.model.hub import config_of_spec, load_hf, save_hf, spec_of_config
+from relscale.plan.spec import ComputeSpec, ModelSpec, RopeScaling
+from relscale.text.tokenizer import train_tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
 SPEC = ModelSpec(hidden=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp=40, vocab=61)

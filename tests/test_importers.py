@@ -9,8 +9,8 @@ import pytest
 
 from relscale.core import UserError
 from relscale.importers import Metric, from_lm_eval, from_table, from_wandb
-from relscale.relative import fit_relative
-from relscale.runs import load_scores, load_suite
+from relscale.laws.relative import fit_relative
+from relscale.suites import load_scores, load_suite
 from relscale.tables import join_scores
 
 SHARED = Path(__file__).parent.parent.parent / "shared" / "data"

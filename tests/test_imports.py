@@ -2,13 +2,29 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-ANALYSIS = (
-    "tables", "importers", "results", "inference", "simulate", "runs", "isoflop", "laws", "relative", "forecast",
-    "diagnose", "contrasts", "analyse", "report", "calibrate", "figures", "fleet",
-)  # fmt: skip
+import relscale
+
+FRONT = (
+    "core",
+    "style",
+    "results",
+    "tables",
+    "importers",
+    "suites",
+    "analysis",
+    "report",
+    "figures",
+    "panels",
+)
+PACKAGE = Path(relscale.__file__).parent
+ANALYSIS = [
+    *FRONT,
+    *(f"{wing}.{path.stem}" for wing in ("plan", "laws") for path in sorted(PACKAGE.glob(f"{wing}/[!_]*.py"))),
+]  # fmt: skip
 HEAVY = ("jax", "equinox", "lmfit", "matplotlib.pyplot", "scipy.stats")
 
 
@@ -23,8 +39,8 @@ def test_no_heavy_import(module):
 def test_analysis_works_where_jax_cannot_be_imported():
     code = (
         "import sys; sys.modules['jax'] = None\n"
-        "from relscale.runs import load_suite\n"
-        "from relscale.isoflop import fit_isoflop\n"
+        "from relscale.suites import load_suite\n"
+        "from relscale.laws.isoflop import fit_isoflop\n"
         "rows = load_suite('held2025')\n"
         "print(len(fit_isoflop(rows[rows.corpus == 'dclm'], loss='paloma_macro_loss').optima))"
     )
@@ -34,7 +50,7 @@ def test_analysis_works_where_jax_cannot_be_imported():
 
 def test_relative_imports_in_a_second():
     """Pandas is most of it. Seconds of the processor, so that a busy machine does not count; best of three."""
-    code = "import time; t = time.process_time(); import relscale.relative; print(time.process_time() - t)"
+    code = "import time; t = time.process_time(); import relscale.laws.relative; print(time.process_time() - t)"
     times = [
         float(
             subprocess.run(
@@ -43,5 +59,5 @@ def test_relative_imports_in_a_second():
         )
         for _ in range(3)
     ]
-    print(f"import relscale.relative: {min(times):.2f} s")
+    print(f"import relscale.laws.relative: {min(times):.2f} s")
     assert min(times) < 1.0, times

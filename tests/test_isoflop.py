@@ -5,15 +5,9 @@ import pandas as pd
 import pytest
 
 from relscale.core import UserError
-from relscale.isoflop import (
-    FrontierDraws,
-    IsoFlopFit,
-    bootstrap_frontier,
-    fit_isoflop,
-    frontier,
-    read_frontier,
-)
-from relscale.runs import load_suite
+from relscale.laws.frontiers import FrontierDraws, bootstrap_frontier, frontier, read_frontier
+from relscale.laws.isoflop import IsoFlopFit, fit_isoflop
+from relscale.suites import load_suite
 
 # D* in 1e9 tokens at the seven budgets, and the exponent of D*, from an independent refit with numpy.polyfit.
 TOKENS = {

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from relscale.core import UserError
-from relscale.items import DATA_SETS, MMLU_DOMAINS, RISK_CLUSTERS, Item, load_items
+from relscale.eval.data_sets import DATA_SETS, load_items
+from relscale.eval.items import MMLU_DOMAINS, RISK_CLUSTERS, Item
 
 DATA = Path(__file__).parents[2] / "shared" / "data"  # beside the checkout
 real = pytest.mark.skipif(not (DATA / "mmlu").is_dir(), reason=f"no real items in {DATA}")

@@ -8,21 +8,17 @@ import pandas as pd
 import pytest
 
 from relscale.core import UserError
-from relscale.isoflop import fit_isoflop
-from relscale.laws import (
-    ChinchillaFit,
+from relscale.laws.curves import (
     LawFit,
-    _box,
-    _covariance,
-    _objective,
-    _solve,
     compute_multiplier,
-    fit_chinchilla,
     fit_power_law,
     fit_saturating_law,
     log_power_law,
     log_saturating_law,
 )
+from relscale.laws.isoflop import fit_isoflop
+from relscale.laws.solver import _objective
+from relscale.laws.surface import ChinchillaFit, _box, _covariance, _solve, fit_chinchilla
 
 FITS = Path(__file__).parents[2] / "shared" / "data" / "fits"  # beside the checkout
 local = pytest.mark.skipif(

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from relscale.core import UserError
-from relscale.model import (
+from relscale.model.decoder import (
     UNROLLED_LAYERS,
     RMSNorm,
     attend,
@@ -23,8 +23,9 @@ from relscale.model import (
     rope_frequencies,
     token_nll,
 )
-from relscale.optim import hyper_of
-from relscale.spec import (
+from relscale.model.optim import hyper_of
+from relscale.model.training import start_state, train_step
+from relscale.plan.spec import (
     ComputeSpec,
     ModelSpec,
     OptimSpec,
@@ -33,7 +34,6 @@ from relscale.spec import (
     from_json,
     to_json,
 )
-from relscale.train import start_state, train_step
 
 GROUPED = ModelSpec(
     hidden=24, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp=40, vocab=61

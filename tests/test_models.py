@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from relscale.core import UserError, write_atomic
-from relscale.hub import save_hf
-from relscale.model import init_model
-from relscale.models import open_model
-from relscale.placement import save_tree
-from relscale.plan import SMALL, Plan, save_plan
-from relscale.spec import ModelSpec, OptimSpec, RunSpec, to_json
-from relscale.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
+from relscale.model.checkpoints import save_tree
+from relscale.model.decoder import init_model
+from relscale.model.hub import save_hf
+from relscale.model.open import open_model
+from relscale.plan.recipes import SMALL, Plan, save_plan
+from relscale.plan.spec import ModelSpec, OptimSpec, RunSpec, to_json
+from relscale.text.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 
 TEXTS = ["The cat sat on the mat.", "Élan vital, naïve cafés, and a mat for the cat."] * 20
 SPEC = ModelSpec(32, 2, 2, 1, 16, 64, vocab=288)

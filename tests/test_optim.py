@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from relscale.core import UserError
-from relscale.model import init_model
-from relscale.optim import (
+from relscale.model.decoder import init_model
+from relscale.model.optim import (
     decay_mask,
     hyper_of,
     init_state,
@@ -22,8 +22,8 @@ from relscale.optim import (
     update,
     wsd_schedule,
 )
-from relscale.spec import ModelSpec, OptimSpec, RunSpec, from_dict, from_json, to_dict, to_json
-from relscale.train import start_state, train_step
+from relscale.model.training import start_state, train_step
+from relscale.plan.spec import ModelSpec, OptimSpec, RunSpec, from_dict, from_json, to_dict, to_json
 
 STEPS, CLIP = 50, 80.0
 SMALL = ModelSpec(8, 3, 2, 1, 4, 20, 16)  # square, wide and tall matrices, three layers, all norms

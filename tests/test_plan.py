@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relscale.core import UserError
-from relscale.flops import param_counts
-from relscale.plan import (
+from relscale.plan.flops import param_counts
+from relscale.plan.recipes import (
     HELD2025,
     HELD2025_BUDGETS,
     HELD2025_TRAIN_FLOPS,
@@ -25,7 +25,7 @@ from relscale.plan import (
     run_flops,
     save_plan,
 )
-from relscale.runs import load_suite
+from relscale.suites import load_suite
 from relscale.tables import RUNS_SCHEMA, validate_runs
 
 

@@ -6,19 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relscale.model import init_model
-from relscale.prefix import (
-    BLOCK,
-    Rows,
-    chain,
-    cut,
-    new_prefix,
-    read_rows,
-    row_lengths,
-    sort_texts,
-    walk,
-)
-from relscale.spec import ComputeSpec, ModelSpec, RopeScaling
+from relscale.eval.kv_cache import BLOCK, Rows, chain, cut, new_prefix, read_rows
+from relscale.eval.prefix_tree import row_lengths, sort_texts, walk
+from relscale.model.decoder import init_model
+from relscale.plan.spec import ComputeSpec, ModelSpec, RopeScaling
 
 BOUND = 1e-4  # float32 rounding on states of order two; a key too many or too few moves them by 0.1
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relscale.core import UserError
-from relscale.relative import fit_relative
+from relscale.laws.relative import fit_relative
 
 METHODS = ("t", "pairs", "wild")
 
@@ -62,7 +62,7 @@ def test_t_interval_equals_the_textbook():
 
 
 def test_pairs_draws_equal_a_fit_of_each_resample():
-    from relscale.inference import pairs_draws
+    from relscale.laws.lines import pairs_draws
 
     rng = np.random.default_rng(4)
     x, y = np.log(SCALES), rng.normal(size=(2, 7))
@@ -75,7 +75,7 @@ def test_pairs_draws_equal_a_fit_of_each_resample():
 
 
 def test_wild_draws_equal_a_fit_of_each_shaken_sample():
-    from relscale.inference import fit_lines, wild_draws
+    from relscale.laws.lines import fit_lines, wild_draws
 
     x, y = np.log(SCALES), np.random.default_rng(5).normal(size=(1, 7))
     z, n = x - x.mean(), 7

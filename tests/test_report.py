@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from relscale.analyse import analyse, verdict_sentences
+from relscale.analysis import analyse, verdict_sentences
 from relscale.core import UserError
+from relscale.laws.simulate import Surface, simulate_suite
 from relscale.report import write_report
-from relscale.simulate import Surface, simulate_suite
 
 # (bits per byte at a million parameters and tokens, exponent): delta_beta is half the exponents' difference
 TRUTH = {

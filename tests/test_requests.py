@@ -17,18 +17,15 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from relscale import prefix, score
 from relscale.core import UserError
-from relscale.model import Decoder, init_model
-from relscale.score import (
-    Request,
-    log_likelihoods,
-    rolling_log_likelihoods,
-    scoring_work,
-    token_log_likelihoods,
-)
-from relscale.spec import ModelSpec
-from relscale.tokenizer import END_OF_TEXT, train_tokenizer
+from relscale.eval import kv_cache, likelihoods
+from relscale.eval import requests as asked
+from relscale.eval.likelihoods import log_likelihoods
+from relscale.eval.readings import rolling_log_likelihoods, scoring_work, token_log_likelihoods
+from relscale.eval.requests import Request
+from relscale.model.decoder import Decoder, init_model
+from relscale.plan.spec import ModelSpec
+from relscale.text.tokenizer import END_OF_TEXT, train_tokenizer
 
 SHOTS = "".join(
     f"Question: is {a} more than {a - 3}?\nAnswer: yes, naïve €{a}\n\n" for a in range(5, 9)
@@ -156,7 +153,7 @@ def test_a_start_token_in_the_text_is_not_put_there_twice(opened, start, context
     spelled.encode_special_tokens = False
     assert spelled.encode(END_OF_TEXT).ids == [opened.start_token]
     text = Request(context, continuation)
-    (job,) = score._jobs(replace(opened, tokenizer=spelled, start=start), [text], "cut")
+    (job,) = asked._jobs(replace(opened, tokenizer=spelled, start=start), [text], "cut")
     ids = opened.tokenizer.encode("Answer: yes").ids
     assert [*job.tokens] == [opened.start_token, *ids]
     assert job.num_targets == (len(ids) if not context else len(ids) - len(opened.tokenizer.encode("Answer:").ids))  # fmt: skip
@@ -189,17 +186,17 @@ def test_equal_requests_and_one_token_answers_share_a_row(opened):
 
 def test_few_programs(opened):
     """Requests of other lengths and numbers compile nothing new."""
-    read, head = prefix.read_rows._cached, score._score_slots._cached
+    read, head = kv_cache.read_rows._cached, likelihoods._score_slots._cached
     log_likelihoods(opened, REQUESTS)
     before = read._cache_size(), head._cache_size()
     log_likelihoods(opened, [Request(r.context[5:], r.continuation) for r in REQUESTS[:9]] * 2)
     assert (read._cache_size(), head._cache_size()) == before
 
 
-LLAMA3 = score._LLAMA3
+LLAMA3 = asked._LLAMA3
 
 
-@pytest.mark.parametrize("pattern", [None, score._GPT2, LLAMA3, LLAMA3.replace("{1,3}", "")])
+@pytest.mark.parametrize("pattern", [None, asked._GPT2, LLAMA3, LLAMA3.replace("{1,3}", "")])
 def test_encoding_line_by_line_changes_no_token(opened, pattern):
     from tokenizers import Regex, Tokenizer, pre_tokenizers
 
@@ -208,7 +205,7 @@ def test_encoding_line_by_line_changes_no_token(opened, pattern):
         split = pre_tokenizers.Split(Regex(pattern), "isolated")
         byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, byte_level])
-    assert score._lines_stand_alone(tokenizer)
+    assert asked._lines_stand_alone(tokenizer)
     random = np.random.default_rng(0)
     alphabet = [
         *"ab1.,:'?",
@@ -227,8 +224,8 @@ def test_encoding_line_by_line_changes_no_token(opened, pattern):
     ]
     texts = ["".join(random.choice(alphabet, random.integers(0, 40))) for _ in range(2000)]
     whole = [tokenizer.encode(t, add_special_tokens=False).ids for t in texts]
-    assert score._encode(tokenizer, texts) == whole
-    assert sum(bool(score._LINE.search(t)) for t in texts) > 500  # cuts there are
+    assert asked._encode(tokenizer, texts) == whole
+    assert sum(bool(asked._LINE.search(t)) for t in texts) > 500  # cuts there are
 
 
 def test_other_tokenizers_are_given_whole_texts(opened):
@@ -236,9 +233,9 @@ def test_other_tokenizers_are_given_whole_texts(opened):
 
     whole_words = Tokenizer.from_str(opened.tokenizer.to_str())
     whole_words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    assert not score._lines_stand_alone(whole_words)
+    assert not asked._lines_stand_alone(whole_words)
     whole_words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    assert not score._lines_stand_alone(whole_words)
+    assert not asked._lines_stand_alone(whole_words)
 
 
 def test_rolling_counts_every_byte_once(opened):
@@ -287,7 +284,7 @@ def test_greedy_is_every_token(opened):
 
 
 def test_an_interrupted_call_goes_on(opened, answers, tmp_path, monkeypatch):
-    path, run, computed = tmp_path / "deep" / "answers.jsonl", score._run, []
+    path, run, computed = tmp_path / "deep" / "answers.jsonl", likelihoods._run, []
 
     def counted(opened, jobs, *rest):
         for item in run(opened, jobs, *rest):
@@ -296,7 +293,7 @@ def test_an_interrupted_call_goes_on(opened, answers, tmp_path, monkeypatch):
             if len(computed) == 5:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(score, "_run", counted)
+    monkeypatch.setattr(likelihoods, "_run", counted)
     with pytest.raises(KeyboardInterrupt):
         log_likelihoods(opened, REQUESTS, results=path, tokens_at_once=64)
     kept = path.read_text().splitlines()
@@ -369,7 +366,7 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import jax, json
 import test_requests as t
-from relscale.placement import make_mesh
+from relscale.model.mesh import make_mesh
 opened = t.opened.__wrapped__() if hasattr(t.opened, "__wrapped__") else t.opened.__pytest_wrapped__.obj()
 wide = make_mesh(data=4), make_mesh(data=1, fsdp=2, tensor=2)
 print(json.dumps([t.log_likelihoods(opened, t.REQUESTS, mesh=m, tokens_at_once=64) for m in wide]))
@@ -383,4 +380,4 @@ def test_rows_over_devices(answers):
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     for on_mesh in json.loads(done.stdout.splitlines()[-1]):
-        assert_same([score.Likelihood(*a) for a in on_mesh], answers)
+        assert_same([asked.Likelihood(*a) for a in on_mesh], answers)

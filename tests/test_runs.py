@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from relscale.core import UserError
-from relscale.runs import load_scores, load_suite
+from relscale.suites import load_scores, load_suite
 from relscale.tables import (
     RUNS_SCHEMA,
     join_scores,

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from relscale.core import UserError
-from relscale.model import init_model, logits
-from relscale.score import (
+from relscale.eval.bits import (
     bits_per_byte_with_stderr,
     document_token_nats,
     rolling_windows,
     score_documents,
 )
-from relscale.spec import ModelSpec
+from relscale.model.decoder import init_model, logits
+from relscale.plan.spec import ModelSpec
 
 END = 256
 SPEC = ModelSpec(16, 1, 2, 2, 8, 32, 257)
@@ -106,7 +106,7 @@ def test_batch_size_and_order_do_not_matter(model):
 
 def test_one_program_for_all_documents(model):
     """A second set of documents, and a second model of the shape, must not compile again."""
-    from relscale.score import _batch_nll
+    from relscale.eval.bits import _batch_nll
 
     call = {"window": WINDOW, "context": 5, "batch_size": 5}
     score_documents(model, [encode("warm")], **call)

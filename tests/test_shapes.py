@@ -11,11 +11,11 @@ jax = pytest.importorskip("jax", reason="training needs the extra `train`")
 import jaxtyping  # noqa: E402
 from conftest import ARMED  # noqa: E402
 
-from relscale.model import SwiGLU, init_model, token_nll  # noqa: E402
-from relscale.optim import orthogonalise  # noqa: E402
-from relscale.placement import make_mesh, place_rows  # noqa: E402
-from relscale.spec import ModelSpec  # noqa: E402
-from relscale.train import loss_and_grads  # noqa: E402
+from relscale.model.decoder import SwiGLU, init_model, token_nll  # noqa: E402
+from relscale.model.mesh import make_mesh, place_rows  # noqa: E402
+from relscale.model.optim import orthogonalise  # noqa: E402
+from relscale.model.training import loss_and_grads  # noqa: E402
+from relscale.plan.spec import ModelSpec  # noqa: E402
 
 SPEC = ModelSpec(hidden=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp=32, vocab=64)
 TOKENS = jax.numpy.zeros((2, 9), jax.numpy.int32)

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relscale import sources as rs
 from relscale.core import UserError
-from relscale.documents import Document, documents_fingerprint, hash_order, total_bytes
-from relscale.embedded import EMBEDDED, SKIPPED_FOLDERS
-from relscale.sources import Source, as_source, load_domain, read_documents
+from relscale.text import sources as rs
+from relscale.text.documents import Document, documents_fingerprint, hash_order, total_bytes
+from relscale.text.embedded import EMBEDDED, SKIPPED_FOLDERS
+from relscale.text.sources import Source, as_source, load_domain, read_documents
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def json_lines(documents, field: str = "text") -> bytes:
 
 def test_import_is_light():
     heavy = "{'jax', 'datasets', 'pyarrow', 'tokenizers', 'pandas', 'matplotlib'}"
-    code = f"import sys, relscale.sources; print({heavy} & set(sys.modules))"
+    code = f"import sys, relscale.text.sources; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -150,7 +150,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, chapters, suffix):
                 for _ in range(times):
                     file.write(json_lines(chapters))
         code = (
-            "import sys, resource; from relscale.sources import load_domain, read_documents\n"
+            "import sys, resource; from relscale.text.corpora.sources import load_domain, read_documents\n"
             "n = sum(d.num_bytes for d in read_documents(sys.argv[1]))\n"
             "assert len(load_domain(sys.argv[1], max_bytes=100_000)) > 1\n"
             "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

@@ -11,10 +11,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from relscale.attempts import Job, execute
 from relscale.core import UserError
-from relscale.plan import SMALL, plan_run
+from relscale.plan.recipes import SMALL, plan_run
 from relscale.study import StudyConfig, check_folder, read_config
+from relscale.sweep.attempts import Job, execute
 
 PROGRAM = Path(sys.executable).with_name("relscale")
 TABLES = ("runs.parquet", "scores.parquet", "laws.csv")

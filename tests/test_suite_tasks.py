@@ -5,8 +5,8 @@ import pytest
 
 pytest.importorskip("jax", reason="trains, so needs the extra `train`")
 
-from relscale.plan import SMALL, Plan, plan_run
-from relscale.suite import TextConfig, run_suite
+from relscale.plan.recipes import SMALL, Plan, plan_run
+from relscale.sweep.suite import TextConfig, run_suite
 from relscale.tables import read_table, validate_scores
 
 ITEMS = '{{"query": "Question: what is {a} and {b}?", "choices": ["{c}", "{d}"], "gold": 0}}\n'
@@ -92,8 +92,9 @@ def test_large_text_is_tokenized_by_the_sweeps_workers(tmp_path, monkeypatch):
     import contextlib
     from concurrent.futures import ThreadPoolExecutor
 
-    from relscale import suite, tokens
-    from relscale.store import connect
+    from relscale.sweep import suite
+    from relscale.sweep.store import connect
+    from relscale.text import tokens
 
     opened, text = [], TextConfig(("code",), 200_000, 10_000)
     alone = suite.prepare_text(connect(tmp_path / "alone"), text, 300)

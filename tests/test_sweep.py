@@ -17,13 +17,13 @@ import pytest
 from s3_server import bucket
 from sweep_toys import toy_job, toy_runs, toy_sweep
 
-from relscale.attempts import execute, read_record
 from relscale.core import Preempted, UserError
-from relscale.executors import open_executor
-from relscale.plan import Plan, load_plan, save_plan
-from relscale.status import sweep_status
-from relscale.store import connect
-from relscale.sweep import RetryPolicy, SweepResult, next_run, program_key
+from relscale.plan.recipes import Plan, load_plan, save_plan
+from relscale.sweep.attempts import execute, read_record
+from relscale.sweep.driver import RetryPolicy, SweepResult, next_run, program_key
+from relscale.sweep.executors import open_executor
+from relscale.sweep.status import sweep_status
+from relscale.sweep.store import connect
 
 TOYS = Path(__file__).with_name("sweep_toys.py")
 TABLES = ("runs.parquet", "scores.parquet")
@@ -325,7 +325,7 @@ def test_a_plan_cannot_name_a_run_outside_the_store(run_id):
 
 
 def _one_run_plan():
-    from relscale.plan import SMALL
+    from relscale.plan.recipes import SMALL
 
     return SMALL, (1e12,), toy_runs(1)
 

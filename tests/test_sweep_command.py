@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from test_sweep import TABLES, tables, workers_of
 
-from relscale.plan import SMALL, plan_isoflop, save_plan
-from relscale.spec import RunSpec, from_json
+from relscale.plan.recipes import SMALL, plan_isoflop, save_plan
+from relscale.plan.spec import RunSpec, from_json
 
 PROGRAM = Path(sys.executable).with_name("relscale")
 TEXT = ["--domains", "code", "bible", "--train-bytes", "150000", "--heldout-bytes", "6000"]

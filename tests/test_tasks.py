@@ -13,15 +13,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import relscale.score
+import relscale.eval.likelihoods
+import relscale.eval.requests
 from relscale.core import UserError
-from relscale.formats import METRICS, Prompt, choice_metrics, requests_of, scored_options
-from relscale.items import DATA_SETS, MMLU_DOMAINS, RISK_CLUSTERS, Item, load_items
-from relscale.model import init_model, token_nll
-from relscale.spec import ModelSpec, from_json, to_json
+from relscale.eval.data_sets import DATA_SETS, load_items
+from relscale.eval.evaluation import evaluate
+from relscale.eval.items import MMLU_DOMAINS, RISK_CLUSTERS, Item
+from relscale.eval.prompts import METRICS, Prompt, choice_metrics, requests_of, scored_options
+from relscale.eval.tasks import TASKS, Task, choice_scores, get_task
+from relscale.model.decoder import init_model, token_nll
+from relscale.plan.spec import ModelSpec, from_json, to_json
 from relscale.tables import join_scores, read_table, validate_scores
-from relscale.tasks import TASKS, Task, choice_scores, evaluate, get_task
-from relscale.tokenizer import END_OF_TEXT, train_tokenizer
+from relscale.text.tokenizer import END_OF_TEXT, train_tokenizer
 
 DATA = Path(__file__).parents[2] / "shared" / "data"  # beside the checkout
 WINDOW = 160
@@ -62,7 +65,7 @@ def one_at_a_time(opened, requests, *, overflow="cut", results=None, progress=Fa
 def engine(monkeypatch):
     """Counts the requests of each call of the engine, and stops it at the call that `fail_at` names."""
     calls = SimpleNamespace(sizes=[], fail_at=None)
-    score = getattr(relscale.score, "log_likelihoods", one_at_a_time)
+    score = getattr(relscale.eval.likelihoods, "log_likelihoods", one_at_a_time)
 
     def counting(opened, requests, **options):
         calls.sizes.append(len(requests))
@@ -70,8 +73,8 @@ def engine(monkeypatch):
             raise KeyboardInterrupt
         return score(opened, requests, **options)
 
-    monkeypatch.setattr(relscale.score, "log_likelihoods", counting, raising=False)
-    monkeypatch.setattr(relscale.score, "Request", getattr(relscale.score, "Request", Prompt), raising=False)  # fmt: skip
+    monkeypatch.setattr(relscale.eval.likelihoods, "log_likelihoods", counting, raising=False)
+    monkeypatch.setattr(relscale.eval.requests, "Request", getattr(relscale.eval.requests, "Request", Prompt), raising=False)  # fmt: skip
     return calls
 
 
@@ -215,7 +218,7 @@ def test_a_tasks_own_delimiter_is_what_is_scored(items, monkeypatch, delimiter):
         asked.extend(requests)
         return [SimpleNamespace(log_likelihood=-1.0, num_bytes=4, num_cut=0) for _ in requests]
 
-    monkeypatch.setattr(relscale.score, "log_likelihoods", drawn)
+    monkeypatch.setattr(relscale.eval.likelihoods, "log_likelihoods", drawn)
     evaluate(model(), replace(get_task("arc-easy"), delimiter=delimiter), items=items)
     assert [r.continuation for r in asked] == [delimiter + c for c in ("Mars", "the Sun")] * 4
 
@@ -358,8 +361,8 @@ def test_cut_contexts_are_counted_or_refused(engine, items, tmp_path):
 
 
 def test_text_tasks_are_scored_by_group(monkeypatch, tmp_path):
-    if importlib.util.find_spec("relscale.groups") is None:
-        groups = ModuleType("relscale.groups")
+    if importlib.util.find_spec("relscale.eval.groups") is None:
+        groups = ModuleType("relscale.eval.groups")
         groups.load_ice = None
         groups.load_groups = lambda where, max_documents=None: {
             p.stem.split("_")[0]: [SimpleNamespace(domain="x", name=p.name, text=p.read_text())] for p in sorted(Path(where).iterdir())
@@ -369,7 +372,7 @@ def test_text_tasks_are_scored_by_group(monkeypatch, tmp_path):
                 [{"run_id": run_id, "task": task, "group": g, "metric": "bits_per_byte", "value": 1.0, "n": 1, "higher_is_better": False, "task_version": task_version} for g in found]
             )
         )  # fmt: skip
-        monkeypatch.setitem(sys.modules, "relscale.groups", groups)
+        monkeypatch.setitem(sys.modules, "relscale.eval.groups", groups)
     folder = tmp_path / "items" / "regional_speeches"
     folder.mkdir(parents=True)
     for name in ("AUS_1", "AUS_2", "KEN_1", "KEN_2"):
@@ -396,8 +399,8 @@ def test_all_domains_of_the_real_mmlu(monkeypatch):
         rng = np.random.default_rng(0)
         return [SimpleNamespace(log_likelihood=x, num_bytes=9, num_cut=0) for x in rng.normal(-9, 2, len(requests))]  # fmt: skip
 
-    monkeypatch.setattr(relscale.score, "log_likelihoods", drawn, raising=False)
-    monkeypatch.setattr(relscale.score, "Request", Prompt, raising=False)
+    monkeypatch.setattr(relscale.eval.likelihoods, "log_likelihoods", drawn, raising=False)
+    monkeypatch.setattr(relscale.eval.requests, "Request", Prompt, raising=False)
     found = evaluate(model(), "mmlu-modified-mcq", items=DATA, limit=2)
     assert len(prompts) == 57 * 2 * 4
     assert all(p.context.count("\nAnswer:") == 6 for p in prompts)

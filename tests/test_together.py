@@ -18,12 +18,12 @@ pytest.importorskip("jax", reason="training needs the extra `train`")
 
 from test_train_parallel import as_slurm, free_port
 
-from relscale.attempts import read_record
-from relscale.plan import SMALL, load_plan, plan_isoflop, save_plan
-from relscale.store import connect
-from relscale.suite import TextConfig
+from relscale.plan.recipes import SMALL, load_plan, plan_isoflop, save_plan
+from relscale.sweep.attempts import read_record
+from relscale.sweep.multihost import train_together
+from relscale.sweep.store import connect
+from relscale.sweep.suite import TextConfig
 from relscale.tables import read_table
-from relscale.together import train_together
 
 CHOICES = TextConfig(("code", "bible"), 100_000, 4_000)
 TEXT = ("--domains", "code", "bible", "--train-bytes", "100000", "--heldout-bytes", "4000")

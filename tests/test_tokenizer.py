@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relscale import tokenizer as rt
 from relscale.core import UserError
-from relscale.sources import load_domain
+from relscale.text import tokenizer as rt
+from relscale.text.sources import load_domain
 
 
 def fresh_python(code: str, **env: str) -> str:
@@ -41,7 +41,7 @@ def tokenizer(chapters):
 
 def test_tokenizer_does_not_depend_on_threads_or_process():
     code = (
-        "from relscale import tokenizer as t; from relscale.sources import load_domain;"
+        "from relscale.text import tokenizer as t; from relscale.text.corpora.sources import load_domain;"
         "d = load_domain('bible', max_bytes=300_000) + load_domain('licences', max_bytes=300_000);"
         "print(t.tokenizer_fingerprint(t.train_tokenizer([x.text for x in d], 2048)))"
     )
@@ -89,7 +89,7 @@ def test_tokenizers_without_fixed_bytes_are_refused():
 
 def test_import_is_light():
     heavy = "{'jax', 'tokenizers', 'tensorstore', 'pandas', 'matplotlib'}"
-    code = f"import sys, relscale.tokenizer; print({heavy} & set(sys.modules))"
+    code = f"import sys, relscale.text.tokenizer; print({heavy} & set(sys.modules))"
     assert fresh_python(code) == "set()"
 
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relscale import tokens as rk
 from relscale.core import UserError, WorkerLost
-from relscale.documents import Document, documents_fingerprint
-from relscale.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
+from relscale.text import tokens as rk
+from relscale.text.documents import Document, documents_fingerprint
+from relscale.text.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -53,7 +53,7 @@ def test_import_is_light():
     heavy = "{'jax', 'grain', 'tokenizers', 'tensorstore', 'pandas', 'matplotlib'}"
     assert (
         fresh_python(
-            f"import sys, relscale.tokens; print({heavy} & set(sys.modules))"
+            f"import sys, relscale.text.tokens; print({heavy} & set(sys.modules))"
         ).stdout.strip()
         == "set()"
     )
@@ -118,8 +118,8 @@ def test_a_killed_writer_leaves_nothing_that_opens(tmp_path, tokenizer):
     """The process dies after the first of three arrays; the next writer clears up and writes it whole."""
     save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
     code = (
-        "import os, sys; from relscale import tokens as rk; from relscale.documents import Document;"
-        "from relscale.tokenizer import load_tokenizer\n"
+        "import os, sys; from relscale.text import tokens as rk; from relscale.text.corpora.documents import Document;"
+        "from relscale.text.corpora.tokenizer import load_tokenizer\n"
         "write = rk._write_array\n"
         "def dying(*arguments):\n"
         "    write(*arguments)\n"
@@ -221,8 +221,8 @@ def test_errors_of_workers_arrive(tmp_path, tokenizer):
 KILLED = """
 import contextlib, json, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from relscale import tokenizer as rt, tokens as rk
-from relscale.documents import Document, documents_fingerprint
+from relscale.text import tokenizer as rt, tokens as rk
+from relscale.text.documents import Document, documents_fingerprint
 documents = [Document(*row) for row in json.load(open(sys.argv[1] + "/documents.json"))]
 def slowly():
     for document in documents:

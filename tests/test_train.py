@@ -17,15 +17,9 @@ import pytest
 jax = pytest.importorskip("jax", reason="training needs the extra `train`")
 
 from relscale.core import Preempted, RunFailed, UserError  # noqa: E402
-from relscale.placement import CheckpointPolicy, Checkpoints  # noqa: E402
-from relscale.spec import ComputeSpec, ModelSpec, OptimSpec, RunSpec  # noqa: E402
-from relscale.train import (  # noqa: E402
-    SpikeRule,
-    loss_and_grads,
-    read_metrics,
-    start_state,
-    train,
-)
+from relscale.model.checkpoints import CheckpointPolicy, Checkpoints  # noqa: E402
+from relscale.model.training import SpikeRule, loss_and_grads, read_metrics, start_state, train  # noqa: E402
+from relscale.plan.spec import ComputeSpec, ModelSpec, OptimSpec, RunSpec  # noqa: E402
 
 SPEC = ModelSpec(hidden=16, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8, mlp=32, vocab=64)
 RUN = RunSpec("r", "all", (("a", 1.0),), 1e9, SPEC, OptimSpec(0.003), 16, 8, 100)

@@ -25,10 +25,11 @@ COMMON = """
 import dataclasses, json, sys
 import jax, numpy as np
 from relscale.core import Preempted
-from relscale.optim import hyper_of
-from relscale.placement import CheckpointPolicy, feed_share, layout, make_mesh, place_rows
-from relscale.spec import ComputeSpec, ModelSpec, OptimSpec, RunSpec
-from relscale.train import read_metrics, start_state, train, train_step
+from relscale.model.optim import hyper_of
+from relscale.model.checkpoints import CheckpointPolicy
+from relscale.model.mesh import feed_share, layout, make_mesh, place_rows
+from relscale.plan.spec import ComputeSpec, ModelSpec, OptimSpec, RunSpec
+from relscale.model.training import read_metrics, start_state, train, train_step
 
 spec = ModelSpec(hidden=32, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8, mlp=64, vocab=96)
 run = RunSpec("r", "all", (("a", 1.0),), 1e9, spec, OptimSpec(0.003, warmup=0.2), 16, 16, 40,
@@ -96,7 +97,7 @@ print(json.dumps(out))
 
 PROCESS = """
 from pathlib import Path
-from relscale.hosts import join_processes
+from relscale.sweep.multihost import join_processes
 folder = Path(sys.argv[1])
 index, count = join_processes()  # Slurm's variables say who is who
 assert (index, count) == join_processes()  # asking again is no error
@@ -208,7 +209,7 @@ def test_two_processes_give_the_curve_of_one_device(eight, tmp_path):
 
 
 GIVEN = """
-from relscale.hosts import join_processes
+from relscale.sweep.multihost import join_processes
 join_processes(coordinator=sys.argv[1], num_processes=2, process_index=int(sys.argv[2]), timeout_s=60)
 print(json.dumps(curve(run, make_mesh(data=2, fsdp=2))))
 """
@@ -245,8 +246,8 @@ def second_dies():
 @pytest.mark.long
 def test_processes_that_ray_starts_give_the_curve_of_one_device(eight):
     pytest.importorskip("ray", reason="needs the extra `ray`")
-    from relscale.clusters import RayOptions, _ray_cluster
-    from relscale.hosts import on_hosts
+    from relscale.sweep.multihost import on_hosts
+    from relscale.sweep.ray_dask import RayOptions, _ray_cluster
 
     environment = {
         "JAX_PLATFORMS": "cpu",

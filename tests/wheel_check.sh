@@ -52,7 +52,7 @@ import pathlib
 import sys
 
 import relscale
-from relscale.runs import load_scores, load_suite
+from relscale.suites import load_scores, load_suite
 
 home = pathlib.Path(relscale.__file__).resolve()
 assert home.is_relative_to(pathlib.Path(sys.argv[1]).resolve()), f"imported from {home}"

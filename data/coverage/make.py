@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from relscale.calibrate import calibrate
-from relscale.simulate import Design, Noise, Surface
+from relscale.laws.calibration import calibrate
+from relscale.laws.simulate import Design, Noise, Surface
 from relscale.tables import write_table
 
 GROUPS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from relscale.study import gemm_flops_per_second
-from relscale.sweep import available_cores, wall_seconds
+from relscale.sweep.driver import available_cores, wall_seconds
 from relscale.tables import write_table
 
 study, here = Path(sys.argv[1]), Path(__file__).parent

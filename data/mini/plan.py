@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from relscale.core import write_atomic
-from relscale.flops import forward_flops_per_token
-from relscale.plan import SMALL, Plan, model_of_width, plan_isoflop, plan_run, save_plan
-from relscale.spec import OptimSpec, RunSpec
+from relscale.plan.flops import forward_flops_per_token
+from relscale.plan.recipes import SMALL, Plan, model_of_width, plan_isoflop, plan_run, save_plan
+from relscale.plan.spec import OptimSpec, RunSpec
 
 RECIPE = dataclasses.replace(SMALL, name="mini", seq_len=256)
 DOMAINS = ("code", "docs", "bible", "licences")

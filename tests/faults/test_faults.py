@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from test_sweep import TABLES, TOYS, counted, cut, flip, quiet, start, tables  # noqa: F401
 
-from relscale.attempts import execute, read_record
-from relscale.leases import LeaseRule, mark
-from relscale.plan import SMALL, plan_run
-from relscale.store import connect
+from relscale.plan.recipes import SMALL, plan_run
+from relscale.sweep.attempts import execute, read_record
+from relscale.sweep.leases import LeaseRule, mark
+from relscale.sweep.store import connect
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from faults import Watcher, another_machine, fill, small_disk
@@ -119,7 +119,7 @@ def test_a_disk_that_is_full_when_tables_are_written(quiet, disk, tmp_path):  # 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """A real run of seconds: its job, its undisturbed result, and a store in which it stopped half way."""
-    from relscale import suite
+    from relscale.sweep import suite
 
     text = suite.TextConfig(("bible",), 60_000, 4_000)
     run = plan_run(3e8, 8, _recipe())

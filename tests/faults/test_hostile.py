@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 
 from relscale.core import UserError
 from relscale.importers import from_lm_eval
-from relscale.plan import SMALL, load_plan, plan_isoflop, save_plan
-from relscale.relative import RelativeFit, fit_relative
-from relscale.spec import ModelSpec, OptimSpec, RunSpec, from_json, to_dict, to_json
+from relscale.laws.relative import RelativeFit, fit_relative
+from relscale.plan.recipes import SMALL, load_plan, plan_isoflop, save_plan
+from relscale.plan.spec import ModelSpec, OptimSpec, RunSpec, from_json, to_dict, to_json
 from relscale.study import StudyConfig
 
 LONGEST = 900  # characters of a message: a few lines of a terminal
@@ -303,9 +303,9 @@ def test_fuzzed_harness_results(tmp_path):
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    from relscale.documents import Document
-    from relscale.tokenizer import train_tokenizer
-    from relscale.tokens import write_store
+    from relscale.text.documents import Document
+    from relscale.text.tokenizer import train_tokenizer
+    from relscale.text.tokens import write_store
 
     texts = ["the quick brown fox", "jumps over the lazy dog"] * 20
     tokenizer = train_tokenizer(texts, 280)
@@ -314,7 +314,7 @@ def store(tmp_path_factory):
 
 
 def test_fuzzed_store(store, tmp_path):
-    from relscale.tokens import open_store
+    from relscale.text.tokens import open_store
 
     text, folder = (store / "meta.json").read_text(), tmp_path / "s"
     folder.mkdir()
@@ -334,7 +334,7 @@ def test_fuzzed_store(store, tmp_path):
 
 def test_store_of_links(store, tmp_path):
     """A store whose arrays, or whose card, are links to other places."""
-    from relscale.tokens import open_store
+    from relscale.text.tokens import open_store
 
     for name in ("tokens", "offsets", "meta.json"):
         folder = tmp_path / name
@@ -361,7 +361,7 @@ CONFIG = {
 
 
 def test_fuzzed_config():
-    from relscale.hub import spec_of_config
+    from relscale.model.hub import spec_of_config
 
     @fuzz(300)
     @given(mutated(CONFIG))
@@ -422,7 +422,7 @@ def model(tmp_path):
 
 @pytest.mark.parametrize("case", ABSURD)
 def test_absurd_weights(model, case):
-    from relscale.hub import load_hf
+    from relscale.model.hub import load_hf
 
     (model / "model.safetensors").write_bytes(ABSURD[case])
     no, said = refused(load_hf, model)
@@ -434,7 +434,7 @@ def test_absurd_weights(model, case):
               "a\nb.safetensors", ".safetensors", "..safetensors"], ids=repr,
 )  # fmt: skip
 def test_index_that_points_elsewhere(model, place):
-    from relscale.hub import load_hf
+    from relscale.model.hub import load_hf
 
     index = {"weight_map": {WORD: place}}
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -444,7 +444,7 @@ def test_index_that_points_elsewhere(model, place):
 
 def test_weights_that_are_links(model, tmp_path):
     """Out of the folder: refused. Into the blobs beside it, as the hub's cache does: read."""
-    from relscale.hub import load_hf
+    from relscale.model.hub import load_hf
 
     outside = tmp_path / "elsewhere.safetensors"
     outside.write_bytes(safetensors({WORD: one()}, bytes(8)))
@@ -462,7 +462,7 @@ def test_weights_that_are_links(model, tmp_path):
 
 
 def tokenizer_json():
-    from relscale.tokenizer import train_tokenizer
+    from relscale.text.tokenizer import train_tokenizer
 
     return train_tokenizer(["a b c the quick brown fox"], 258).to_str()
 
@@ -484,7 +484,7 @@ TOKENIZERS = {
 
 @pytest.mark.parametrize("case", TOKENIZERS)
 def test_absurd_tokenizer(tmp_path, case):
-    from relscale.tokenizer import load_tokenizer, token_num_bytes
+    from relscale.text.tokenizer import load_tokenizer, token_num_bytes
 
     file, whole = tmp_path / "tokenizer.json", tokenizer_json()
     changed = TOKENIZERS[case](whole)
@@ -499,7 +499,7 @@ def test_absurd_tokenizer(tmp_path, case):
 
 
 def test_fuzzed_tokenizer(tmp_path):
-    from relscale.tokenizer import load_tokenizer, token_num_bytes
+    from relscale.text.tokenizer import load_tokenizer, token_num_bytes
 
     file, whole = tmp_path / "tokenizer.json", json.loads(tokenizer_json())
     whole["model"]["vocab"] = dict(list(whole["model"]["vocab"].items())[:12])
@@ -517,7 +517,7 @@ def test_fuzzed_tokenizer(tmp_path):
 
 
 def test_a_tokenizer_that_is_no_file(tmp_path):
-    from relscale.tokenizer import load_tokenizer
+    from relscale.text.tokenizer import load_tokenizer
 
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", tmp_path, "/dev/zero", tmp_path / "absent", "a\0b"):
@@ -530,7 +530,7 @@ def test_a_tokenizer_that_is_no_file(tmp_path):
 
 def test_checkpoints_behind_a_link(tmp_path):
     """Old checkpoints are deleted, so a link would delete in another place."""
-    from relscale.placement import Checkpoints
+    from relscale.model.checkpoints import Checkpoints
 
     other = tmp_path / "precious"
     (other / "7").mkdir(parents=True)
@@ -544,7 +544,7 @@ def test_checkpoints_behind_a_link(tmp_path):
              b'{"step": 1' + b"0" * 5000 + b"}"], ids=lambda line: repr(line[:12]),
 )  # fmt: skip
 def test_torn_metrics(tmp_path, line):
-    from relscale.train import read_metrics
+    from relscale.model.training import read_metrics
 
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 5, "loss": 3}\n' + line + b"\n")
     no, said = refused(read_metrics, tmp_path)
@@ -556,7 +556,7 @@ def test_torn_metrics(tmp_path, line):
              json.dumps({f"k{i}": i for i in range(50_000)}).encode()], ids=lambda line: repr(line[:12]),
 )  # fmt: skip
 def test_hostile_documents(tmp_path, line):
-    from relscale.sources import read_documents
+    from relscale.text.sources import read_documents
 
     (tmp_path / "x.jsonl").write_bytes(b'{"text": "ok"}\n' + line + b"\n")
     no, said = refused(lambda: list(read_documents(tmp_path / "x.jsonl")))
@@ -568,33 +568,33 @@ def test_hostile_documents(tmp_path, line):
 
 BOMBS = {
     "a config of 10^9 layers": """
-        from relscale.hub import load_hf
+        from relscale.model.hub import load_hf
         import json, struct
         h = json.dumps({"model.embed_tokens.weight": {"dtype": "F32", "shape": [300, 16], "data_offsets": [0, 19200]}}).encode()
         open("model.safetensors", "wb").write(struct.pack("<Q", len(h)) + h + bytes(19200))
         open("config.json", "w").write(json.dumps(CONFIG | {"num_hidden_layers": 10**9}))
         go = lambda: load_hf(".")""",
     "a config of width 2^50": """
-        from relscale.hub import load_hf
+        from relscale.model.hub import load_hf
         import json, struct
         h = json.dumps({"model.embed_tokens.weight": {"dtype": "F32", "shape": [300, 16], "data_offsets": [0, 19200]}}).encode()
         open("model.safetensors", "wb").write(struct.pack("<Q", len(h)) + h + bytes(19200))
         open("config.json", "w").write(json.dumps(CONFIG | {"hidden_size": 2**50}))
         go = lambda: load_hf(".")""",
     "a token id of 4e9": """
-        from relscale.tokenizer import load_tokenizer, token_num_bytes
+        from relscale.text.tokenizer import load_tokenizer, token_num_bytes
         open("t.json", "w").write(TOKENIZER.replace('"!":1,', '"!":4000000000,'))
         go = lambda: token_num_bytes(load_tokenizer("t.json"))""",
     "a frame of 10^12 rows": """
         from relscale.results import Result
-        from relscale.relative import RelativeFit
+        from relscale.laws.relative import RelativeFit
         frame = {"frame": [["a", {"dtype": "float64", "values": [1.0]}]], "index": None, "index_name": None, "rows": 10**12}
         go = lambda: RelativeFit.from_json(json.dumps(frame))""",
     "nested ten million deep": """
-        from relscale.plan import load_plan
+        from relscale.plan.recipes import load_plan
         go = lambda: load_plan("[" * 10**7)""",
     "a hundred thousand unknown fields": """
-        from relscale.plan import load_plan
+        from relscale.plan.recipes import load_plan
         go = lambda: load_plan(json.dumps({f"f{i}": i for i in range(10**5)}))""",
 }
 

@@ -24,10 +24,10 @@ from models import random_model  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers  # noqa: E402
 
 from relscale.cli import main  # noqa: E402
-from relscale.harness import HarnessModel  # noqa: E402
-from relscale.models import open_model  # noqa: E402
+from relscale.eval.harness import HarnessModel  # noqa: E402
+from relscale.model.open import open_model  # noqa: E402
 from relscale.tables import read_table  # noqa: E402
-from relscale.tokenizer import train_tokenizer  # noqa: E402
+from relscale.text.tokenizer import train_tokenizer  # noqa: E402
 
 WINDOW = 48
 TEXTS = [

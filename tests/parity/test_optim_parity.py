@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from relscale.optim import hyper_of, init_state, update, wsd_schedule
-from relscale.spec import OptimSpec
+from relscale.model.optim import hyper_of, init_state, update, wsd_schedule
+from relscale.plan.spec import OptimSpec
 
 torch = pytest.importorskip("torch", reason="parity needs torch: pip install torch")
 

@@ -16,10 +16,10 @@ transformers = pytest.importorskip("transformers", reason="make parity brings tr
 
 from models import TOKENS, random_model, reload, torch_logits  # noqa: E402
 
-from relscale.hub import load_hf, save_hf  # noqa: E402
-from relscale.model import init_model, logits  # noqa: E402
-from relscale.spec import ModelSpec, RopeScaling  # noqa: E402
-from relscale.tokenizer import END_OF_TEXT, train_tokenizer  # noqa: E402
+from relscale.model.decoder import init_model, logits  # noqa: E402
+from relscale.model.hub import load_hf, save_hf  # noqa: E402
+from relscale.plan.spec import ModelSpec, RopeScaling  # noqa: E402
+from relscale.text.tokenizer import END_OF_TEXT, train_tokenizer  # noqa: E402
 
 BOUND = 2e-5
 CASES = list(itertools.product(("qwen3", "llama"), (2, 4), (True, False), (True, False)))

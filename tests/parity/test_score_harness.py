@@ -23,9 +23,11 @@ from lm_eval.api.instance import Instance  # noqa: E402
 from models import random_model  # noqa: E402
 
 from relscale.core import UserError  # noqa: E402
-from relscale.hub import load_hf  # noqa: E402
-from relscale.score import Request, log_likelihoods, rolling_log_likelihoods  # noqa: E402
-from relscale.tokenizer import END_OF_TEXT, load_tokenizer, save_tokenizer, train_tokenizer  # noqa: E402
+from relscale.eval.likelihoods import log_likelihoods  # noqa: E402
+from relscale.eval.readings import rolling_log_likelihoods  # noqa: E402
+from relscale.eval.requests import Request  # noqa: E402
+from relscale.model.hub import load_hf  # noqa: E402
+from relscale.text.tokenizer import END_OF_TEXT, load_tokenizer, save_tokenizer, train_tokenizer  # noqa: E402
 
 BOUND, WINDOW = 1e-4, 256
 MMLU = next((p / "shared/data/mmlu" for p in Path(__file__).resolve().parents if (p / "shared/data/mmlu").is_dir()),

@@ -1,0 +1,28 @@
+"""A model on texts and questions: KV cache, log-likelihoods, bits per byte, tasks."""
+
+from relscale import _room
+
+__all__ = [
+    "kv_cache",
+    "prefix_tree",
+    "bits",
+    "requests",
+    "likelihoods",
+    "readings",
+    "groups",
+    "ice",
+    "items",
+    "data_sets",
+    "prompts",
+    "tasks",
+    "evaluation",
+    "harness",
+]
+
+
+def __getattr__(name: str) -> object:
+    return _room(__name__, __all__, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
