@@ -179,7 +179,7 @@ def analyse(
     macro = f"macro_mean_{metric}"
     means = rows.groupby("run_id")["value"].mean().rename(macro)
     finished = runs.merge(means, left_on="run_id", right_index=True)
-    isoflop = fit_isoflop(finished, loss=macro)
+    isoflop = fit_isoflop(finished, error=macro)
     points, draws = frontier(isoflop, rows, how=how), None
     if interval == "nested":
         draws = bootstrap_frontier(isoflop, rows, how=how, n_bootstrap=n_bootstrap, seed=seed)
@@ -197,7 +197,7 @@ def analyse(
 def _absolute_laws(points: pd.DataFrame, scale: str) -> dict[str, PowerLawFit]:
     """A power law per group."""
     return {
-        g: fit_power_law(points[points["group"] == g], x=scale, y="value")
+        g: fit_power_law(points[points["group"] == g], scale=scale, error="value")
         for g in sorted(points["group"].unique())
     }
 
@@ -241,7 +241,7 @@ def analyse_points(
 
 # %% ../nbs/10_analysis.ipynb #7042ebef
 def plot_absolute(analysis: Analysis, ax, *, names: bool = True):
-    """Errors on the frontier and the absolute law of each group with its 95 % band, coloured as the relative laws are.
+    """Errors on the frontier and the absolute law of each group with its 95 % band, colored as the relative laws are.
 
     Bands are left out beyond eight treatments. `names=False` leaves out the legend.
     """

@@ -689,7 +689,7 @@ def _slip(arguments: Sequence[str], box: str) -> str:
         return (
             f"{name}: no option --{option}{f', did you mean --{near[0]}?' if near else ''} {more}"
         )
-    rows = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()  # without colours, frame and title
+    rows = re.sub(r"\x1b\[[0-9;]*m", "", box).splitlines()  # without colors, frame and title
     rows = [row[2:].rstrip("│ ") for row in rows if row.startswith(("│", "  "))]
     sentence = itertools.takewhile(lambda row: row.strip("─- "), rows)  # to a rule or a blank row
     head, *rest = list(sentence) or ["not understood"]

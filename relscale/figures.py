@@ -144,11 +144,11 @@ def _ticks_within(ax, low: float, high: float) -> None:
 
 
 def _name_laws(ax, fit: RelativeFit, tips: dict[str, float]) -> None:
-    """Names at the ends of the lines, in the colours of the relative laws; the baseline is black."""
-    colours = {str(fit.baseline): "black"}
-    colours |= {str(g): s["color"] for g, s in group_style(list(fit.estimates.index)).items()}
+    """Names at the ends of the lines, in the colors of the relative laws; the baseline is black."""
+    colors = {str(fit.baseline): "black"}
+    colors |= {str(g): s["color"] for g, s in group_style(list(fit.estimates.index)).items()}
     ends = np.exp([fit.lines.x.min(), fit.lines.x.max()])
-    name_ends(ax, ends, {name: (y, colours[name]) for name, y in tips.items()})
+    name_ends(ax, ends, {name: (y, colors[name]) for name, y in tips.items()})
     _ticks_within(ax, *ends)
 
 
@@ -233,8 +233,8 @@ def save_figure(figure: "Figure", path: Path | str, *, dpi: int = 300) -> list[P
     return paths
 
 # %% ../nbs/12_figures.ipynb #7a6df6ca
-def shrink_inline(*, colours: int = 48, dpi: int = 110) -> None:
-    """Have this notebook show and keep its figures as PNG of few colours; does nothing outside a notebook."""
+def shrink_inline(*, colors: int = 48, dpi: int = 110) -> None:
+    """Have this notebook show and keep its figures as PNG of few colors; does nothing outside a notebook."""
     import io
 
     import matplotlib.pyplot as plt
@@ -247,7 +247,7 @@ def shrink_inline(*, colours: int = 48, dpi: int = 110) -> None:
         )
         image = Image.open(drawn).convert("RGB")
         image = image.quantize(
-            colours, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE
+            colors, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE
         )
         image.save(small := io.BytesIO(), format="png", optimize=True)
         return small.getvalue()
@@ -267,7 +267,7 @@ def figure_faults(
 
     Text that overlaps other text or leaves the sheet, text smaller than `least_points`, and two lines of one
     panel with equal dash and marker whose lightness in grey differs by less than `least_grey`. A ramp of
-    four or more colours, which gets steadily darker or lighter, is an order and not a set of names.
+    four or more colors, which gets steadily darker or lighter, is an order and not a set of names.
     """
     from matplotlib.text import Text
 
@@ -290,16 +290,14 @@ def figure_faults(
             if (shared > 1.5).all():
                 faults.append(f"{a!r} overlaps {b!r}")
     for number, ax in enumerate(figure.axes):
-        for colours in _alike(ax):
-            greys = [_grey(colour) for colour in colours]
+        for colors in _alike(ax):
+            greys = [_grey(color) for color in colors]
             steps = np.diff(greys)
             if len(steps) > 2 and ((steps < 0).all() or (steps > 0).all()):
                 continue
             for i, j in zip(*np.triu_indices(len(greys), 1), strict=True):
                 if abs(greys[i] - greys[j]) < least_grey:
-                    faults.append(
-                        f"panel {number}: grey cannot tell {colours[i]} from {colours[j]}"
-                    )
+                    faults.append(f"panel {number}: grey cannot tell {colors[i]} from {colors[j]}")
     return faults
 
 
@@ -319,7 +317,7 @@ def _shown_texts(figure: "Figure") -> list:
 
 
 def _alike(ax) -> list[list[str]]:
-    """Colours of an axes' lines, those together that have the same dashes and markers."""
+    """Colors of an axes' lines, those together that have the same dashes and markers."""
     from matplotlib.colors import to_hex
 
     forms: dict[str, set] = {}
@@ -327,16 +325,16 @@ def _alike(ax) -> list[list[str]]:
         form = (str(line.get_linestyle()), str(line.get_marker()))
         forms.setdefault(to_hex(line.get_color()), set()).add(form)
     groups: dict[frozenset, list[str]] = {}
-    for colour, form in forms.items():
-        groups.setdefault(frozenset(form), []).append(colour)
+    for color, form in forms.items():
+        groups.setdefault(frozenset(form), []).append(color)
     return list(groups.values())
 
 
-def _grey(colour: str) -> float:
-    """Lightness of a colour as a grey printer sees it, 0 black to 1 white (Rec. 601)."""
+def _grey(color: str) -> float:
+    """Lightness of a color as a grey printer sees it, 0 black to 1 white (Rec. 601)."""
     from matplotlib.colors import to_rgb
 
-    return float(np.dot((0.299, 0.587, 0.114), to_rgb(colour)))
+    return float(np.dot((0.299, 0.587, 0.114), to_rgb(color)))
 
 # %% ../nbs/12_figures.ipynb #f37314e1
 def figure_case_studies(
@@ -397,7 +395,7 @@ def figure_compute_optimal(
         sizes = isoflop.rows[isoflop.tokens if isoflop.by == "tokens" else isoflop.params]
         _ticks_within(left, sizes.min(), sizes.max())
         law.plot(middle)
-        x = law.rows[law.x]
+        x = law.rows[law.scale]
         _ticks_within(middle, x.min(), x.max())
         _say_law(middle, law)
         _score_panel(right, forecast, held_out)
@@ -417,7 +415,7 @@ def _score_panel(ax, forecast: Forecast, held_out: pd.DataFrame | None) -> None:
     forecast.plot(ax, stage="two", upto=upto)
     if held_out is not None:
         ax.plot(
-            held_out[forecast.loss],
+            held_out[forecast.error],
             held_out[forecast.score],
             "D",
             color="#D55E00",
@@ -444,6 +442,6 @@ def _say_law(ax, law: LawFit) -> None:
 
 def _explained(law: LawFit) -> float:
     """Share of the variance of log y that a law explains."""
-    y = np.log(law.rows[law.y].to_numpy(float))
-    off = y - np.log(law.predict(law.rows[law.x])["value"].to_numpy())
+    y = np.log(law.rows[law.error].to_numpy(float))
+    off = y - np.log(law.predict(law.rows[law.scale])["value"].to_numpy())
     return float(1 - off @ off / np.sum((y - y.mean()) ** 2))

@@ -43,7 +43,7 @@ def figure_formats(
     reference: str,
     prompt_format: str = "prompt_format",
     scale: str = "train_flops",
-    loss: str = "bits_per_byte",
+    error: str = "bits_per_byte",
     score: str = "accuracy",
     run: str = "run_id",
     chance: float | None = None,
@@ -62,7 +62,7 @@ def figure_formats(
     chance
         Score of a guess, drawn as a dotted line.
     """
-    wanted = [prompt_format, scale, loss, score, run]
+    wanted = [prompt_format, scale, error, score, run]
     if lacking := [c for c in wanted if c not in rows.columns]:
         raise UserError(
             f"rows lack {', '.join(lacking)}: there is {', '.join(map(str, rows.columns))}"
@@ -88,7 +88,7 @@ def figure_formats(
         ends = rows[scale].min(), rows[scale].max()
         for j, (name, style) in enumerate(group_style(names).items()):
             top, low, part = axes[0, j], axes[1, j], parts[name]
-            law = fit_power_law(part, x=scale, y=loss)
+            law = fit_power_law(part, scale=scale, error=error)
             law.plot(top, color=style["color"])
             top.text(
                 0.05, 0.05, f"R² {_explained(law):.2f}, n {len(part)}", transform=top.transAxes
@@ -271,7 +271,7 @@ def figure_task_laws(laws: Mapping[str, LawFit], *, width: Width = "page") -> "F
         figure, axes = _grid_of(len(laws), width, 1.5)
         for ax, law in zip(axes[0], laws.values(), strict=True):
             law.plot(ax)
-            _ticks_within(ax, law.rows[law.x].min(), law.rows[law.x].max())
+            _ticks_within(ax, law.rows[law.scale].min(), law.rows[law.scale].max())
             _say_law(ax, law)
         return _finish_grid(figure, axes, width, list(laws), [law.rows for law in laws.values()])
 

@@ -86,7 +86,9 @@ def _decode(value: Any, kinds: Mapping[str, type]) -> Any:
         return flat.reshape(value["shape"])
     if "frame" in value:
         rows = value["rows"]
-        columns = {_decode(name, kinds): _decode_column(column, rows) for name, column in value["frame"]}
+        columns = {
+            _decode(name, kinds): _decode_column(column, rows) for name, column in value["frame"]
+        }
         frame = pd.DataFrame(columns, index=pd.RangeIndex(rows))
         if value["index"] is not None:
             frame.index = pd.Index(_decode_column(value["index"]))

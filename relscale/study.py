@@ -53,7 +53,7 @@ class StudyConfig:
     """Seed of the split, the initial weights, the order of the data and the bootstrap."""
     interval: Literal["t", "pairs", "wild"] = "t"
     """Interval of the relative laws: Student t, pairs bootstrap (the paper's), wild bootstrap."""
-    num_bootstrap: int = 2000
+    n_bootstrap: int = 2000
     """Bootstrap draws."""
 
     def __post_init__(self):
@@ -65,7 +65,7 @@ class StudyConfig:
             raise UserError(
                 f"baseline {self.baseline!r} is not one of the domains: {', '.join(self.domain_names)}"
             )
-        for name in ("train_bytes", "heldout_bytes", "num_bootstrap", "min_sizes", "seq_len"):
+        for name in ("train_bytes", "heldout_bytes", "n_bootstrap", "min_sizes", "seq_len"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: must be at least 1")
         if not 0 <= self.seed < 2**32:
@@ -150,7 +150,7 @@ def _unused(out: Path) -> bool:
     return not out.exists() or all(p.name in traces or p.suffix == ".part" for p in out.iterdir())
 
 # %% ../nbs/20_study.ipynb #51841fda
-ANALYSIS_CHOICES = ("baseline", "interval", "num_bootstrap")
+ANALYSIS_CHOICES = ("baseline", "interval", "n_bootstrap")
 
 
 def check_folder(out: Path, config: StudyConfig) -> None:
@@ -287,7 +287,7 @@ def draw_study(out: Path, config: StudyConfig):
         scores,
         baseline=config.baseline,
         interval=config.interval,
-        n_bootstrap=config.num_bootstrap,
+        n_bootstrap=config.n_bootstrap,
         seed=config.seed,
     )
     write_table(analysis.laws().reset_index(), out / "laws.csv")

@@ -16,7 +16,7 @@ DASHES = ("-", "--", "-.", ":")
 
 
 def group_style(groups: Iterable[str]) -> dict[str, dict]:
-    """Colour, marker and line style of each group, by position: keywords for `Axes.plot`."""
+    """Color, marker and line style of each group, by position: keywords for `Axes.plot`."""
     return {
         g: {
             "color": OKABE_ITO[i % len(OKABE_ITO)],
@@ -66,19 +66,19 @@ def new_axes(ax=None, **kwargs):
         return plt.subplots(**kwargs)[1]
 
 # %% ../nbs/01_style.ipynb #0bd84956
-def ink(colour: object, contrast: float = 4.5) -> tuple[float, float, float]:
-    """The colour darkened until text in it has this contrast on white (WCAG 2.1, relative luminance)."""
+def ink(color: object, contrast: float = 4.5) -> tuple[float, float, float]:
+    """The color darkened until text in it has this contrast on white (WCAG 2.1, relative luminance)."""
     import numpy as np
     from matplotlib.colors import to_rgb
 
-    rgb = np.array(to_rgb(colour))
+    rgb = np.array(to_rgb(color))
     while 1.05 / (_luminance(rgb) + 0.05) < contrast:
         rgb = rgb * 0.96
     return tuple(map(float, rgb))
 
 
 def _luminance(rgb) -> float:
-    """Relative luminance of an sRGB colour, 0 black to 1 white (WCAG 2.1)."""
+    """Relative luminance of an sRGB color, 0 black to 1 white (WCAG 2.1)."""
     linear = ((c / 12.92) if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb)
     return sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
@@ -93,7 +93,7 @@ def name_ends(ax, ends: Sequence[float], tips: dict[str, tuple[float, str]]) -> 
     ends
         Smallest and largest x of the lines.
     tips
-        For each name the y of the line's end and its colour. Of more names than thirteen, and than
+        For each name the y of the line's end and its color. Of more names than thirteen, and than
         stand below one another in the panel, only the six highest and six lowest are written.
     """
     import numpy as np
@@ -118,17 +118,17 @@ def name_ends(ax, ends: Sequence[float], tips: dict[str, tuple[float, str]]) -> 
     share = min((max(map(len, tips)) * 5 + 7 + aside) / width, 0.5)
     span = np.log(ends[1] / ends[0]) or 1.0
     ax.set_xlim(ends[0] * np.exp(-0.04 * span), ends[1] * np.exp(span * 1.04 * share / (1 - share)))
-    for name, (y, colour) in tips.items():
+    for name, (y, color) in tips.items():
         lead = {
             "arrowstyle": "-",
-            "color": colour,
+            "color": color,
             "linewidth": 0.5,
             "shrinkA": 1,
             "shrinkB": 3,
             "relpos": (0, 0.5),
         }
         ax.annotate(name, (ends[1], y), xytext=(aside, shift[name]), textcoords="offset points", va="center",
-                    fontsize=8, color=ink(colour), arrowprops=lead if abs(shift[name]) > 6 else None)  # fmt: skip
+                    fontsize=8, color=ink(color), arrowprops=lead if abs(shift[name]) > 6 else None)  # fmt: skip
 
 # %% ../nbs/01_style.ipynb #9a6a3142
 def name_points(
@@ -136,9 +136,9 @@ def name_points(
     x: Sequence[float],
     y: Sequence[float],
     names: Sequence[str],
-    colours: Sequence | None = None,
+    colors: Sequence | None = None,
 ) -> None:
-    """Write a name beside each point, black or in its colour, of axes that have their place and their points."""
+    """Write a name beside each point, black or in its color, of axes that have their place and their points."""
     import numpy as np
 
     ax.autoscale_view()
@@ -159,4 +159,4 @@ def name_points(
         best = int(np.argmin(cost))
         boxes = np.vstack([boxes, tried[best]])
         ax.annotate(str(name), (x[i], y[i]), xytext=places[best], textcoords="offset points", fontsize=8,
-                    color=ink(colours[i] if colours is not None else "black"))  # fmt: skip
+                    color=ink(colors[i] if colors is not None else "black"))  # fmt: skip

@@ -57,7 +57,7 @@ RUNS_SCHEMA = (
     Column("hidden", "integer", "-", False, "positive", "width"),
     Column("num_layers", "integer", "-", False, "positive", "depth"),
     Column("batch_size", "integer", "sequences", False, "positive", "sequences a step"),
-    Column("num_steps", "integer", "steps", False, "positive", "optimiser steps"),
+    Column("num_steps", "integer", "steps", False, "positive", "optimizer steps"),
     Column("seq_len", "integer", "tokens", False, "positive", "tokens a sequence"),
     Column("learning_rate", "number", "-", False, "positive", "peak learning rate"),
 )

@@ -294,7 +294,7 @@ def test_json_keeps_everything():
         two = Diagnosis.from_json(one.to_json())
         pd.testing.assert_frame_equal(two.summary(), one.summary())
         assert two.report() == one.report()
-    plan = plan_power([0.01, 0.02], first=1e18, last=1e20, scatter=0.01)
+    plan = plan_power([0.01, 0.02], first=1e18, last=1e20, sigma=0.01)
     again = type(plan).from_json(plan.to_json())
     pd.testing.assert_frame_equal(again.summary(), plan.summary())
 
@@ -471,10 +471,10 @@ def test_slips_are_said_in_one_line():
         (lambda: minimum_detectable(SCALES, 0.1, what="gap"), "'slope' or 'bend'"),
         (lambda: scatter_of(fit_of(noisy(SCALES[:2], 1), SCALES[:2])), "at least 3 budgets"),
         (lambda: frontier_scatter(2, Noise()), "3 sizes"),
-        (lambda: plan_power(0.0, first=1, last=2, scatter=0.1), "other than zero"),
+        (lambda: plan_power(0.0, first=1, last=2, sigma=0.1), "other than zero"),
         (lambda: plan_power(0.1, first=1, last=2), "one of the two"),
-        (lambda: plan_power(0.1, first=1, last=2, scatter=1, num_sizes=(3, 5)), "give noise="),
-        (lambda: plan_power(0.1, first=2, last=1, scatter=0.1), "in this order"),
+        (lambda: plan_power(0.1, first=1, last=2, sigma=1, num_sizes=(3, 5)), "give noise="),
+        (lambda: plan_power(0.1, first=2, last=1, sigma=0.1), "in this order"),
     ]
     for slip, words in slips:
         with pytest.raises(UserError, match=words) as caught:

@@ -80,7 +80,7 @@ def draw(name, width, study, points):
     if name == "case_studies":
         return figure_case_studies(three, width=width)
     if name == "compute_optimal":
-        law = fit_power_law(study.isoflop.optima, x="train_flops", y="loss")
+        law = fit_power_law(study.isoflop.optima, scale="train_flops", error="loss")
         forecast = fit_forecast(points[:-2], chance=0.25)
         return figure_compute_optimal(
             study.isoflop, law, forecast, held_out=points[-2:], width=width
@@ -93,7 +93,7 @@ def draw(name, width, study, points):
             ]
         )
         return figure_formats(
-            rows, reference="y", loss="loss", score="score", chance=0.25, width=width
+            rows, reference="y", error="loss", score="score", chance=0.25, width=width
         )
     if name == "domains":
         return figure_domains(three, width=width)
@@ -111,7 +111,7 @@ def draw(name, width, study, points):
         return figure_optimizers(study, width=width)
     many = [f"task {i}" for i in range(5)]
     if name == "task_laws":
-        law = fit_power_law(points, x="train_flops", y="loss")
+        law = fit_power_law(points, scale="train_flops", error="loss")
         return figure_task_laws(dict.fromkeys(many, law), width=width)
     forecast = fit_forecast(points, chance=0.25)
     return figure_loss_to_accuracy(dict.fromkeys(many, forecast), width=width)
@@ -148,7 +148,7 @@ def rendered(style):
 def test_eight_groups_are_told_apart_on_a_grey_printer():
     """Mean difference of two rasters, in units of the fainter one's ink.
 
-    The closest pair, green and olive, differs by 0.4; one marker and dash in two colours that are alike in
+    The closest pair, green and olive, differs by 0.4; one marker and dash in two colors that are alike in
     grey, blue and olive, by 0.07. A quarter stands between them.
     """
     pictures = [rendered(s) for s in group_style(map(str, range(8))).values()]
@@ -169,7 +169,7 @@ def test_simulated_suites_say_so_and_others_do_not(study, points):
 
 
 def test_points_are_the_tables(study):
-    """Markers of the relative panels stand at 1 - G, in the colour of their group."""
+    """Markers of the relative panels stand at 1 - G, in the color of their group."""
     ax = figure_case_studies({"A": study}).axes[0]
     drawn = {
         line.get_color(): line.get_ydata() for line in ax.get_lines() if line.get_marker() != "None"
@@ -193,9 +193,9 @@ def test_files_have_no_date_and_the_same_bytes_in_another_process(tmp_path):
     code = (
         "import sys, numpy as np, pandas as pd\n"
         "from relscale.figures import save_figure; from relscale.panels import figure_task_laws\n"
-        "from relscale.laws.solver.curves import fit_power_law\n"
+        "from relscale.laws.curves import fit_power_law\n"
         "rows = pd.DataFrame({'x': [1e18, 1e19, 1e20], 'y': [3.0, 2.5, 2.2]})\n"
-        "save_figure(figure_task_laws({'a': fit_power_law(rows, x='x', y='y')}), sys.argv[1] + '/own')"
+        "save_figure(figure_task_laws({'a': fit_power_law(rows, scale='x', error='y')}), sys.argv[1] + '/own')"
     )
     sums = []
     for folder in ("first", "second"):

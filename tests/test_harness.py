@@ -32,7 +32,7 @@ ITEMS = [
     {"question": "The cat sat on the", "choices": ["mat", "moon", "naïve café"], "gold": 0},
     {"question": "Seven times two is ", "choices": ["fourteen", "ten", "cat"], "gold": 0},
     {"question": "", "choices": ["blue", "green", "wet"], "gold": 1},
-    {"question": "The colour of grass is", "choices": ["blue", "green", "wet"], "gold": 1},
+    {"question": "The color of grass is", "choices": ["blue", "green", "wet"], "gold": 1},
 ]
 COMMON = """
 dataset_path: json
@@ -156,7 +156,7 @@ def test_whole_texts_pay_for_each_token_once(folder, opened):
 
 def test_generation_is_greedy_and_stops(opened):
     """Each token of a continuation is the likeliest after all before it, and nothing of a stop string is left."""
-    contexts = ["The cat", "Seven times two is", "", "The colour of grass " * 12]
+    contexts = ["The cat", "Seven times two is", "", "The color of grass " * 12]
     free = generate(opened, contexts, max_tokens=6)
     for context, text in zip(contexts, free, strict=True):
         rows = (opened.tokenizer.encode(context).ids or [opened.start_token])[

@@ -30,7 +30,7 @@ def suite():
 
 @pytest.mark.parametrize("corpus", TOKENS)
 def test_published_optima(suite, corpus):
-    fit = fit_isoflop(suite[suite["corpus"] == corpus], loss="paloma_macro_loss")
+    fit = fit_isoflop(suite[suite["corpus"] == corpus], error="paloma_macro_loss")
     # the reference is printed with four digits
     np.testing.assert_allclose(fit.optima["num_tokens"] / 1e9, TOKENS[corpus], rtol=4e-4)
     exponent = fit.summary()["exponent"]
@@ -125,9 +125,9 @@ def test_doubtful_budgets_fall_back_and_say_so():
 def test_refusals(suite):
     rows = planted()
     with pytest.raises(UserError, match="fit each alone"):
-        fit_isoflop(suite, loss="paloma_macro_loss")
+        fit_isoflop(suite, error="paloma_macro_loss")
     with pytest.raises(UserError, match="rows lack bpb"):
-        fit_isoflop(rows, loss="bpb")
+        fit_isoflop(rows, error="bpb")
     with pytest.raises(UserError, match="loss, rows 4"):
         fit_isoflop(rows.assign(loss=rows["loss"].where(rows.index != 4)))
     with pytest.raises(UserError, match="repeat a run_id"):
@@ -195,7 +195,7 @@ def test_published_fragility(suite, rule):
             rows = rows[rows[LOSS] <= low + 0.25]
         method = rule if rule in ("akima", "best") else "parabola"
         by = "params" if rule == "params" else "tokens"
-        table = fit_isoflop(rows, loss=LOSS, method=method, by=by).summary()
+        table = fit_isoflop(rows, error=LOSS, method=method, by=by).summary()
         found = table.loc[f"num_{by}", "exponent"]
         assert found == pytest.approx(expected, abs=5e-5 if rule == "params" else 6e-4)
 
@@ -211,7 +211,7 @@ def test_huber_against_a_general_minimiser(suite, by, delta):
     from scipy.optimize import minimize
 
     rows = published(suite, "dclm")
-    fit = fit_isoflop(rows, loss=LOSS, method="huber", delta=delta, by=by)
+    fit = fit_isoflop(rows, error=LOSS, method="huber", delta=delta, by=by)
     for (budget, part), optimum in zip(
         rows.groupby("budget_flops"), fit.optima.to_dict("records"), strict=True
     ):
@@ -233,7 +233,7 @@ def test_huber_against_a_general_minimiser(suite, by, delta):
         else:
             assert optimum["status"] == "edge" and not x.min() < place < x.max()
     if delta == 1.0:
-        plain = fit_isoflop(rows, loss=LOSS, by=by).optima
+        plain = fit_isoflop(rows, error=LOSS, by=by).optima
         pd.testing.assert_frame_equal(fit.optima, plain, rtol=1e-9)
 
 
@@ -241,8 +241,8 @@ def test_akima_and_best_against_a_fine_grid(suite):
     from scipy.interpolate import Akima1DInterpolator
 
     rows = published(suite)
-    akima = fit_isoflop(rows, loss=LOSS, method="akima").optima
-    best = fit_isoflop(rows, loss=LOSS, method="best").optima
+    akima = fit_isoflop(rows, error=LOSS, method="akima").optima
+    best = fit_isoflop(rows, error=LOSS, method="best").optima
     for i, (_, part) in enumerate(rows.sort_values("num_tokens").groupby("budget_flops")):
         x, y = np.log10(part["num_tokens"].to_numpy(float)), part[LOSS].to_numpy()
         grid = np.linspace(x[0], x[-1], 40001)
@@ -572,7 +572,7 @@ def test_bootstrap_refusals():
 
 def test_json_both_ways(suite):
     for fit in (
-        fit_isoflop(published(suite), loss=LOSS),
+        fit_isoflop(published(suite), error=LOSS),
         fit_isoflop(planted(), method="huber", delta=0.1, by="params"),
     ):
         back = IsoFlopFit.from_json(fit.to_json())
@@ -597,7 +597,7 @@ def test_bootstrap_is_fast(suite):
 
     key = ["budget_flops", "num_tokens", "num_params"]
     long = suite.assign(group=suite["corpus"], value=suite[LOSS])[[*key, "group", "value"]]
-    fit = fit_isoflop(long.groupby(key, as_index=False)["value"].mean(), loss="value")
+    fit = fit_isoflop(long.groupby(key, as_index=False)["value"].mean(), error="value")
     start = time.perf_counter()
     for scheme in ("residuals", "runs"):
         assert bootstrap_frontier(fit, long, scheme=scheme).log_values.shape == (1000, 3, 7)

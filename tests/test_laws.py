@@ -39,7 +39,7 @@ def test_power_law_equals_the_closed_form_with_and_without_weights():
         inverse = np.linalg.inv(design.T @ (w[:, None] * design))
         beta = inverse @ design.T @ (w * np.log(y))
         variance = np.sum(w * (np.log(y) - design @ beta) ** 2) / 7
-        fit = fit_power_law(table(x, y, w=weight), x="x", y="y", weights=name)
+        fit = fit_power_law(table(x, y, w=weight), scale="x", error="y", weights=name)
         summary = fit.summary()
         np.testing.assert_allclose(
             [np.log(fit.values["coefficient"]), fit.values["exponent"]], beta, rtol=1e-9
@@ -59,11 +59,11 @@ def test_power_law_equals_the_closed_form_with_and_without_weights():
 )
 def test_magnitudes(low, high):
     x = np.geomspace(low, high, 9)
-    power = fit_power_law(table(x, 40 * x**-0.06), x="x", y="y")
+    power = fit_power_law(table(x, 40 * x**-0.06), scale="x", error="y")
     assert power.values["exponent"] == pytest.approx(-0.06, abs=1e-8)
     assert power.values["coefficient"] == pytest.approx(40, rel=1e-5)
     y = 1.5 + 2 * (x / np.sqrt(low * high)) ** -0.2
-    bent = fit_saturating_law(table(x, y), x="x", y="y")
+    bent = fit_saturating_law(table(x, y), scale="x", error="y")
     assert bent.values == pytest.approx({"floor": 1.5, "gain": 2.0, "slope": 0.2}, rel=1e-3)
 
 
@@ -72,13 +72,13 @@ def test_units_and_order_do_not_matter():
     x = np.geomspace(1e18, 1e22, 9)
     rows = table(x, (1.7 + 2 * (x / 1e20) ** -0.15) * np.exp(0.002 * rng.normal(size=9)))
     for fitter, name in ((fit_power_law, "exponent"), (fit_saturating_law, "slope")):
-        fit = fitter(rows, x="x", y="y")
+        fit = fitter(rows, scale="x", error="y")
         for other in (
             rows.sample(frac=1, random_state=0),
             rows.assign(x=x * 1e-15),
             rows.assign(y=rows["y"] * 100),
         ):
-            again = fitter(other, x="x", y="y")
+            again = fitter(other, scale="x", error="y")
             assert again.values[name] == pytest.approx(fit.values[name], rel=2e-3)
             assert again.status == fit.status
 
@@ -89,7 +89,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
     rng = np.random.default_rng(2)
     for _ in range(300):
         y = 40 * x**-0.05 * np.exp(0.01 * rng.normal(size=7))
-        fit = fit_power_law(table(x, y), x="x", y="y")
+        fit = fit_power_law(table(x, y), scale="x", error="y")
         row = fit.summary().loc["exponent"]
         hits["law"] += row["low"] <= -0.05 <= row["high"]
         new = 40 * 1e21**-0.05 * np.exp(0.01 * rng.normal())
@@ -100,14 +100,16 @@ def test_intervals_hold_the_truth_as_often_as_they_say():
 
 def test_doubtful_fits_say_so():
     x = np.geomspace(1e18, 1e20, 7)
-    assert fit_saturating_law(table(x, x**-0.05), x="x", y="y").status.startswith("floor at zero")
-    rising = fit_saturating_law(table(x, x**0.05), x="x", y="y")
+    assert fit_saturating_law(table(x, x**-0.05), scale="x", error="y").status.startswith(
+        "floor at zero"
+    )
+    rising = fit_saturating_law(table(x, x**0.05), scale="x", error="y")
     assert "do not fall" in rising.status and rising.summary()["stderr"].isna().all()
-    constant = fit_saturating_law(table(x, np.full(7, 2.0)), x="x", y="y")
+    constant = fit_saturating_law(table(x, np.full(7, 2.0)), scale="x", error="y")
     assert constant.status != "ok"
     four = table(x[:4], [3.0, 2.6, 2.4, 2.3])
-    assert np.isfinite(fit_saturating_law(four, x="x", y="y").predict(1e21)["value"]).all()
-    two = fit_power_law(table(x[:2], [3.0, 2.0]), x="x", y="y")
+    assert np.isfinite(fit_saturating_law(four, scale="x", error="y").predict(1e21)["value"]).all()
+    two = fit_power_law(table(x[:2], [3.0, 2.0]), scale="x", error="y")
     assert two.status.startswith("no freedom") and two.predict(1e21)[["low", "high"]].isna().all(
         axis=None
     )
@@ -116,13 +118,13 @@ def test_doubtful_fits_say_so():
 def test_refusals():
     rows = table([1e18, 1e19, 1e20, 1e21], [3.0, 2.8, 2.7, 2.65], w=[1.0, 1.0, 0.0, 1.0])
     with pytest.raises(UserError, match="w, rows 2"):
-        fit_power_law(rows, x="x", y="y", weights="w")
+        fit_power_law(rows, scale="x", error="y", weights="w")
     with pytest.raises(UserError, match="at least 4"):
-        fit_saturating_law(rows[:3], x="x", y="y")
+        fit_saturating_law(rows[:3], scale="x", error="y")
     with pytest.raises(UserError, match="below the smallest"):
-        fit_saturating_law(rows, x="x", y="y", floor=2.65)
+        fit_saturating_law(rows, scale="x", error="y", floor=2.65)
     with pytest.raises(UserError, match="positive and finite"):
-        fit_power_law(rows, x="x", y="y").predict(0)
+        fit_power_law(rows, scale="x", error="y").predict(0)
 
 
 def surface(n, d, a=0.34, b=0.28, level=(2.0, 2.0), floor=1.7):
@@ -195,9 +197,9 @@ def test_llama3_frontier():
     rows = pd.read_csv(FITS / "llama3_isoflop_points.csv").astype({"compute_budget": float})
     rows["num_params"] = rows["compute_budget"] / 6 / rows["training_tokens"]
     fit = fit_isoflop(
-        rows, budget="compute_budget", tokens="training_tokens", loss="validation_loss"
+        rows, scale="compute_budget", tokens="training_tokens", error="validation_loss"
     )
-    law = fit_power_law(fit.optima, x="compute_budget", y="num_tokens")
+    law = fit_power_law(fit.optima, scale="compute_budget", error="num_tokens")
     assert law.values == pytest.approx({"coefficient": 0.2994, "exponent": 0.5368}, rel=2e-4)
 
 
@@ -361,9 +363,9 @@ def test_json_both_ways_is_exact():
     rows = table(
         x, (1.7 + 2 * (x / 1e20) ** -0.15) * noise, w=np.arange(1.0, 10), name=list("abcdefghi")
     )
-    power = fit_power_law(rows, x="x", y="y", weights="w")
-    bent, pinned = (fit_saturating_law(rows, x="x", y="y", floor=f) for f in (None, 1.6))
-    hit = fit_saturating_law(table(x, x**-0.05), x="x", y="y")
+    power = fit_power_law(rows, scale="x", error="y", weights="w")
+    bent, pinned = (fit_saturating_law(rows, scale="x", error="y", floor=f) for f in (None, 1.6))
+    hit = fit_saturating_law(table(x, x**-0.05), scale="x", error="y")
     for fit in (power, bent, pinned, hit, power.bootstrap(50), bent.bootstrap(50)):
         again = type(fit).from_json(fit.to_json())
         assert again.to_json() == fit.to_json() and repr(again) == repr(fit)
@@ -394,8 +396,8 @@ def test_intervals_equal_lmfit():
     model = lmfit.Model(log_saturating_law, independent_vars=["u"])
     curve = model.fit(np.log(y), u=u, floor=1.7, log_gain=0.7, slope=0.15)
     for fit, theirs in (
-        (fit_power_law(table(x, y), x="x", y="y"), line),
-        (fit_saturating_law(table(x, y), x="x", y="y"), curve),
+        (fit_power_law(table(x, y), scale="x", error="y"), line),
+        (fit_saturating_law(table(x, y), scale="x", error="y"), curve),
     ):
         ours = fit.predict([1e17, 1e20, 1e24])
         half = theirs.eval_uncertainty(u=far, sigma=0.95)
@@ -416,9 +418,9 @@ def test_bootstrap_of_curves():
         w=rng.uniform(1, 2, 60),
     )
     for fit in (
-        fit_power_law(rows, x="x", y="y", weights="w"),
-        fit_saturating_law(rows, x="x", y="y"),
-        fit_saturating_law(rows, x="x", y="y", floor=1.6),
+        fit_power_law(rows, scale="x", error="y", weights="w"),
+        fit_saturating_law(rows, scale="x", error="y"),
+        fit_saturating_law(rows, scale="x", error="y", floor=1.6),
     ):
         drawn = fit.bootstrap(400, seed=2)
         free = np.sqrt(np.diag(fit.covariance)) > 0
@@ -427,9 +429,9 @@ def test_bootstrap_of_curves():
         counts = np.random.default_rng(2).multinomial(60, np.full(60, 1 / 60), size=400)
         own = fit.rows.loc[fit.rows.index.repeat(counts[5])]
         if "Power" in type(fit).__name__:
-            again = fit_power_law(own, x="x", y="y", weights="w")
+            again = fit_power_law(own, scale="x", error="y", weights="w")
         else:
-            again = fit_saturating_law(own, x="x", y="y", floor=1.6 if fit.pinned else None)
+            again = fit_saturating_law(own, scale="x", error="y", floor=1.6 if fit.pinned else None)
         np.testing.assert_allclose(
             [*again.predict([1e17, 1e23])["value"]],
             np.exp(fit._log_at(drawn.draws[5:6], np.log(np.array([1e17, 1e23]) / fit.x0))[0]),
@@ -439,14 +441,14 @@ def test_bootstrap_of_curves():
 
 def test_multiplier_closed_form_and_inverse():
     x = np.geomspace(1e18, 1e21, 8)
-    a = fit_power_law(table(x, 30 * x**-0.05), x="x", y="y")
-    b = fit_power_law(table(x, 28 * x**-0.05), x="x", y="y")
+    a = fit_power_law(table(x, 30 * x**-0.05), scale="x", error="y")
+    b = fit_power_law(table(x, 28 * x**-0.05), scale="x", error="y")
     exact = (30 / 28) ** 20
     assert compute_multiplier(a, b, [1e12, 1e26])["multiplier"].tolist() == pytest.approx(
         [exact] * 2, rel=1e-9
     )
     bent = [
-        fit_saturating_law(table(x, f + g * (x / 1e20) ** -s), x="x", y="y")
+        fit_saturating_law(table(x, f + g * (x / 1e20) ** -s), scale="x", error="y")
         for f, g, s in ((1.5, 2, 0.2), (1.8, 2, 0.3))
     ]
     at = np.array([1e17, 1e20])
@@ -469,7 +471,9 @@ def test_multiplier_intervals_hold_the_truth(paired):
         own = 0.003 if paired else 0.01
         fits = [
             fit_power_law(
-                table(x, k * x**-0.05 * np.exp(shared + own * rng.normal(size=8))), x="x", y="y"
+                table(x, k * x**-0.05 * np.exp(shared + own * rng.normal(size=8))),
+                scale="x",
+                error="y",
             )
             for k in (30, 28)
         ]
@@ -494,9 +498,11 @@ def test_doubtful_surfaces_and_multipliers_say_so():
         assert fit.bootstrap(40).summary()["boot_low"].notna().any()
     x = np.geomspace(1e18, 1e21, 8)
     noise = np.exp(0.01 * np.random.default_rng(2).normal(size=8))
-    flat, good = (fit_power_law(table(x, x**s * noise), x="x", y="y") for s in (-1e-4, -0.05))
+    flat, good = (
+        fit_power_law(table(x, x**s * noise), scale="x", error="y") for s in (-1e-4, -0.05)
+    )
     assert compute_multiplier(flat, good, 1e20)["status"][0].startswith("no bound")
-    short = fit_power_law(table(x[:2], [2.0, 1.9]), x="x", y="y")
+    short = fit_power_law(table(x[:2], [2.0, 1.9]), scale="x", error="y")
     assert compute_multiplier(short, good, 1e20)["status"][0].startswith(
         "no interval: a: no freedom"
     )
@@ -508,7 +514,9 @@ def test_doubtful_surfaces_and_multipliers_say_so():
         compute_multiplier(fit, good, 1e20)
     with pytest.raises(UserError, match="same measure"):
         compute_multiplier(
-            fit_power_law(table(x, x**-0.1).rename(columns={"x": "z"}), x="z", y="y"), good, 1e20
+            fit_power_law(table(x, x**-0.1).rename(columns={"x": "z"}), scale="z", error="y"),
+            good,
+            1e20,
         )
 
 
@@ -517,7 +525,7 @@ def test_surface_refusals():
     for change, words in (
         ({"objective": "l2"}, "choose one of huber, lad, varpro"),
         ({"delta": 0.0}, "must be positive"),
-        ({"loss": "nats"}, "rows lack nats"),
+        ({"error": "nats"}, "rows lack nats"),
     ):
         with pytest.raises(UserError, match=words) as error:
             fit_chinchilla(rows, **change)

@@ -150,7 +150,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path, chapters, suffix):
                 for _ in range(times):
                     file.write(json_lines(chapters))
         code = (
-            "import sys, resource; from relscale.text.corpora.sources import load_domain, read_documents\n"
+            "import sys, resource; from relscale.text.sources import load_domain, read_documents\n"
             "n = sum(d.num_bytes for d in read_documents(sys.argv[1]))\n"
             "assert len(load_domain(sys.argv[1], max_bytes=100_000)) > 1\n"
             "print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

@@ -88,7 +88,7 @@ def test_of_many_writers_at_once_one_wins(store, rounds):
 def test_of_two_processes_one_wins(tmp_path):
     """The same of processes, since threads of one share file handles and locks in part."""
     code = (
-        "import sys; from relscale.sweep.driver.store import connect; s = connect(sys.argv[1])\n"
+        "import sys; from relscale.sweep.store import connect; s = connect(sys.argv[1])\n"
         "for i in range(300):\n"
         "    f = s.find('n') ; n = int(f.content.split()[0])\n"
         "    while not s.replace('n', f'{n + 1} {sys.argv[2]} {i}'.encode(), f.version):\n"
@@ -251,7 +251,7 @@ def test_a_lease_is_taken_by_one_of_many_threads(store):
 def test_an_owner_that_is_gone_is_not_waited_for(tmp_path):
     """A process takes a lease and is killed: the next one takes it at once, and says so."""
     code = (
-        "import sys, os; from relscale.sweep.driver.store import connect; from relscale.sweep.driver.leases import take\n"
+        "import sys, os; from relscale.sweep.store import connect; from relscale.sweep.leases import take\n"
         "take(connect(sys.argv[1]), 'lease.json') ; os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path])

@@ -41,7 +41,7 @@ def test_import_is_light():
 
 def test_corpora_are_the_same_in_every_process():
     code = (
-        "from relscale.text.corpora.corpora import prepare_corpora;"
+        "from relscale.text.corpora import prepare_corpora;"
         "print(prepare_corpora(['bible', 'licences'], train_bytes=150_000, heldout_bytes=8_000).fingerprint)"
     )
     assert len({fresh_python(code, PYTHONHASHSEED=seed) for seed in ("0", "1")}) == 1

@@ -41,7 +41,7 @@ def tokenizer(chapters):
 
 def test_tokenizer_does_not_depend_on_threads_or_process():
     code = (
-        "from relscale.text import tokenizer as t; from relscale.text.corpora.sources import load_domain;"
+        "from relscale.text import tokenizer as t; from relscale.text.sources import load_domain;"
         "d = load_domain('bible', max_bytes=300_000) + load_domain('licences', max_bytes=300_000);"
         "print(t.tokenizer_fingerprint(t.train_tokenizer([x.text for x in d], 2048)))"
     )

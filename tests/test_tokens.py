@@ -118,8 +118,8 @@ def test_a_killed_writer_leaves_nothing_that_opens(tmp_path, tokenizer):
     """The process dies after the first of three arrays; the next writer clears up and writes it whole."""
     save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
     code = (
-        "import os, sys; from relscale.text import tokens as rk; from relscale.text.corpora.documents import Document;"
-        "from relscale.text.corpora.tokenizer import load_tokenizer\n"
+        "import os, sys; from relscale.text import tokens as rk; from relscale.text.documents import Document;"
+        "from relscale.text.tokenizer import load_tokenizer\n"
         "write = rk._write_array\n"
         "def dying(*arguments):\n"
         "    write(*arguments)\n"

@@ -172,8 +172,8 @@ class TokenLikelihoods:
         """Log-probability of each token, in reading order; likeliest tokens are filled."""
         ax = new_axes(ax, figsize=(max(2.5, 0.5 * len(self.tokens) + 1.2), 2.6))
         frame = self.summary()
-        colours = [OKABE_ITO[0] if greedy else "none" for greedy in frame["is_greedy"]]
-        ax.bar(frame.index, frame["log_likelihood"], color=colours, edgecolor=OKABE_ITO[0])
+        colors = [OKABE_ITO[0] if greedy else "none" for greedy in frame["is_greedy"]]
+        ax.bar(frame.index, frame["log_likelihood"], color=colors, edgecolor=OKABE_ITO[0])
         labels = [
             t.replace(" ", "\u2423").replace("\n", "\u21b5").replace("$", r"\$")
             for t in frame["text"]

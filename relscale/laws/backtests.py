@@ -57,7 +57,7 @@ class Backtest(Result):
         return out.assign(coverage=out["inside"] / out["intervals"].replace(0, np.nan))
 
     def plot(self, ax=None):
-        """Observed against forecast, with the interval of a new model; a colour a cut."""
+        """Observed against forecast, with the interval of a new model; a color a cut."""
         ax = new_axes(ax)
         cuts = sorted(self.table["cut"].unique(), reverse=True)
         for cut, style in group_style(cuts).items():
@@ -99,15 +99,15 @@ def backtest(
     UserError
         As `fit_forecast`; also when a cut leaves nothing to forecast, or by is needed.
     """
-    scale, loss, score = (
-        settings.get(*v) for v in (("scale", "train_flops"), ("loss", "loss"), ("score", "score"))
+    scale, error, score = (
+        settings.get(*v) for v in (("scale", "train_flops"), ("error", "loss"), ("score", "score"))
     )
     if by is None and not isinstance(scale, str):
         raise UserError(
             f"scale is {' and '.join(scale)}: say by which column to hold out, such as by='num_params'"
         )
     by = scale if by is None else by
-    rows = _checked(rows, [*_names(scale), by], loss, score, settings.get("link", "sigmoid"))
+    rows = _checked(rows, [*_names(scale), by], error, score, settings.get("link", "sigmoid"))
     values = np.sort(rows[by].unique())
     whole = isinstance(holdout, (int, np.integer))
     if whole and not 1 <= holdout < len(values):
@@ -124,8 +124,8 @@ def backtest(
         fit = fit_forecast(train, **settings)
         guess, observed = fit.predict(test), test[score].to_numpy(float)
         guess = guess.rename(columns={"value": "predicted", "error": "predicted_error"})
-        best = float(train.loc[train[loss].idxmin(), score])
-        reached = test[loss].to_numpy(float)
+        best = float(train.loc[train[error].idxmin(), score])
+        reached = test[error].to_numpy(float)
         difference = guess["predicted"].to_numpy() - observed
         with np.errstate(divide="ignore", invalid="ignore"):
             relative = difference / observed

@@ -354,12 +354,12 @@ def compare_fits(
     for name in (baseline, *names):
         own = rows[rows[group] == name]
         law[name] = fit_saturating_law(
-            own, x=scale, y=error, floor=None if floors is None else floors[name]
+            own, scale=scale, error=error, floor=None if floors is None else floors[name]
         )
         curve[name] = np.log(law[name].predict(grid)["value"].to_numpy())
         values = law[name].values
         slope[name] = -values["slope"] * (1 - values["floor"] / np.exp(curve[name]))
-        power[name] = fit_power_law(own, x=scale, y=error).values["exponent"]
+        power[name] = fit_power_law(own, scale=scale, error=error).values["exponent"]
     table, curves = {}, []
     for i, name in enumerate(names):
         straight = fit.lines.height[i] + fit.lines.slope[i] * (np.log(grid) - fit.lines.centre)

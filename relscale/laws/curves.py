@@ -77,19 +77,19 @@ class LawFit(Result):
     """
 
     rows: pd.DataFrame
-    x: str
-    y: str
+    scale: str
+    error: str
     x0: float  # geometric mean of x
     theta: np.ndarray  # parameters as fitted, (P,)
     covariance: np.ndarray  # theirs, (P, P); NaN where unknown
     freedom: int
-    scale: float  # residual standard deviation of log y; NaN without freedom
+    sigma: float  # residual standard deviation of log y; NaN without freedom
     status: str
     draws: np.ndarray | None = None  # of theta, (n_bootstrap, P)
 
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
-        return f"{type(self).__name__} of {self.y} on {self.x}, {len(self.rows)} rows: {numbers} ({self.status})"
+        return f"{type(self).__name__} of {self.error} on {self.scale}, {len(self.rows)} rows: {numbers} ({self.status})"
 
     @property
     def values(self) -> dict[str, float]:
@@ -112,31 +112,35 @@ class LawFit(Result):
         """
         points = np.atleast_1d(np.asarray(x, dtype=float))
         if not (np.isfinite(points) & (points > 0)).all():
-            raise UserError(f"{self.x} must be positive and finite: give values such as 1e21")
+            raise UserError(f"{self.scale} must be positive and finite: give values such as 1e21")
         u = np.log(points / self.x0)
         ends = _ends(self, lambda theta: self._log_at(theta, u))
-        new = np.hypot(np.log(ends["high"] / ends["value"]), t_critical(self.freedom) * self.scale)
+        new = np.hypot(np.log(ends["high"] / ends["value"]), t_critical(self.freedom) * self.sigma)
         ends |= {"new_low": ends["value"] * np.exp(-new), "new_high": ends["value"] * np.exp(new)}
-        return pd.DataFrame({self.x: points} | ends).drop(columns="stderr")
+        return pd.DataFrame({self.scale: points} | ends).drop(columns="stderr")
 
     def bootstrap(self, n_bootstrap: int = 1000, *, seed: int = 0) -> Self:
         """The same fit with `n_bootstrap` refits to rows drawn with replacement; equal seeds give equal draws.
 
         With fewer than about ten rows the draws are lumpy and their intervals too narrow: trust Student's there.
         """
-        least = min(len(self.theta) + (self.freedom > 0), self.rows[self.x].nunique())
-        counts = _counts(self.rows[self.x].to_numpy(float), n_bootstrap, seed, least)
+        least = min(len(self.theta) + (self.freedom > 0), self.rows[self.scale].nunique())
+        counts = _counts(self.rows[self.scale].to_numpy(float), n_bootstrap, seed, least)
         return dataclasses.replace(self, draws=self._refit(counts))
 
     def plot(self, ax=None, *, color: str = "#0072B2"):
         """Points, law and 95 % band of the law, on logarithmic axes."""
         ax = new_axes(ax)
-        x = self.rows[self.x].to_numpy(float)
+        x = self.rows[self.scale].to_numpy(float)
         law = self.predict(np.geomspace(x.min(), x.max(), 101))
-        ax.fill_between(law[self.x], law["low"], law["high"], color=color, alpha=0.15, linewidth=0)
-        ax.plot(law[self.x], law["value"], color=color)
-        ax.plot(x, self.rows[self.y], "o", color=color)
-        ax.set(xscale="log", yscale="log", xlabel=axis_label(self.x), ylabel=axis_label(self.y))
+        ax.fill_between(
+            law[self.scale], law["low"], law["high"], color=color, alpha=0.15, linewidth=0
+        )
+        ax.plot(law[self.scale], law["value"], color=color)
+        ax.plot(x, self.rows[self.error], "o", color=color)
+        ax.set(
+            xscale="log", yscale="log", xlabel=axis_label(self.scale), ylabel=axis_label(self.error)
+        )
         ax.yaxis.set_major_formatter("{x:g}")
         ax.yaxis.set_minor_formatter("{x:g}" if law["value"].max() < 5 * law["value"].min() else "")
         return ax
@@ -187,18 +191,20 @@ class PowerLawFit(LawFit):
 
     def _refit(self, counts):
         weight = 1.0 if self.weights is None else self.rows[self.weights].to_numpy(float)
-        u = np.log(self.rows[self.x].to_numpy(float) / self.x0)
-        return _line(u, np.log(self.rows[self.y].to_numpy(float)), counts * weight)
+        u = np.log(self.rows[self.scale].to_numpy(float) / self.x0)
+        return _line(u, np.log(self.rows[self.error].to_numpy(float)), counts * weight)
 
 # %% ../../nbs/laws/06_curves.ipynb #757a8112
-def fit_power_law(rows: pd.DataFrame, *, x: str, y: str, weights: str | None = None) -> PowerLawFit:
+def fit_power_law(
+    rows: pd.DataFrame, *, scale: str, error: str, weights: str | None = None
+) -> PowerLawFit:
     """Least squares of log y on log x.
 
     Parameters
     ----------
     rows
         One row a point.
-    x, y
+    scale, error
         Names of the columns, both positive.
     weights
         Column of weights, in proportion to one over the variance of log y (one over the squared
@@ -209,18 +215,20 @@ def fit_power_law(rows: pd.DataFrame, *, x: str, y: str, weights: str | None = N
     UserError
         A column is missing, a value is not positive and finite, or x has one value only.
     """
-    rows = _clean(rows, [x, y] if weights is None else [x, y, weights], 2)
+    rows = _clean(rows, [scale, error] if weights is None else [scale, error, weights], 2)
     weight = np.ones(len(rows)) if weights is None else rows[weights].to_numpy(float)
-    log_x, v = np.log(rows[x].to_numpy(float)), np.log(rows[y].to_numpy(float))
+    log_x, v = np.log(rows[scale].to_numpy(float)), np.log(rows[error].to_numpy(float))
     u, weight, freedom = log_x - log_x.mean(), weight / weight.mean(), len(rows) - 2
     theta = _line(u, v, weight[None])[0]
     rss = np.sum(weight * (v - log_power_law(u, *theta)) ** 2)
-    scale = math.sqrt(rss / freedom) if freedom > 0 else math.nan
+    sigma = math.sqrt(rss / freedom) if freedom > 0 else math.nan
     design = np.stack([np.ones_like(u), u])
-    covariance = scale**2 * np.linalg.inv((design * weight) @ design.T)
+    covariance = sigma**2 * np.linalg.inv((design * weight) @ design.T)
     status = "ok" if freedom > 0 else "no freedom: two points fix the line and leave no error"
     x0 = math.exp(log_x.mean())
-    return PowerLawFit(rows, x, y, x0, theta, covariance, freedom, scale, status, weights=weights)
+    return PowerLawFit(
+        rows, scale, error, x0, theta, covariance, freedom, sigma, status, weights=weights
+    )
 
 # %% ../../nbs/laws/06_curves.ipynb #aa3653ab
 @dataclass(frozen=True, eq=False, repr=False)
@@ -237,7 +245,7 @@ class SaturatingLawFit(LawFit):
         return {n: (lambda theta, i=i: theta[:, i : i + 1], log) for n, (i, log) in columns.items()}
 
     def _refit(self, counts):
-        y, u = (np.log(self.rows[c].to_numpy(float)) for c in (self.y, self.x))
+        y, u = (np.log(self.rows[c].to_numpy(float)) for c in (self.error, self.scale))
         low, none = y.min(), y.min() - (700 if self.pinned else math.log(1e6))
         box = np.array([[none, low - 35, 0.0], [low - 1e-6, low + 35, 10.0]])
         first = [np.log(np.maximum(self.theta[0], np.exp(none))), *self.theta[1:]]
@@ -253,7 +261,7 @@ class SaturatingLawFit(LawFit):
 
 # %% ../../nbs/laws/06_curves.ipynb #b53dce6d
 def fit_saturating_law(
-    rows: pd.DataFrame, *, x: str, y: str, floor: float | None = None
+    rows: pd.DataFrame, *, scale: str, error: str, floor: float | None = None
 ) -> SaturatingLawFit:
     """Least squares of log y on the saturating law.
 
@@ -261,7 +269,7 @@ def fit_saturating_law(
     ----------
     rows
         One row a point, with at least four different x (three when the floor is pinned).
-    x, y
+    scale, error
         Names of the columns, both positive.
     floor
         Pins the irreducible error; None fits it, between zero and the smallest y.
@@ -278,13 +286,13 @@ def fit_saturating_law(
     """
     import lmfit
 
-    rows = _clean(rows, [x, y], 4 if floor is None else 3)
-    smallest = rows[y].min()
+    rows = _clean(rows, [scale, error], 4 if floor is None else 3)
+    smallest = rows[error].min()
     if floor is not None and not 0 <= floor < smallest:
         raise UserError(
-            f"floor={floor:g}: must be at least 0 and below the smallest {y}, {smallest:g}"
+            f"floor={floor:g}: must be at least 0 and below the smallest {error}, {smallest:g}"
         )
-    log_x, values = np.log(rows[x].to_numpy(float)), rows[y].to_numpy(float)
+    log_x, values = np.log(rows[scale].to_numpy(float)), rows[error].to_numpy(float)
     centre = log_x.mean()
     u, top = log_x - centre, smallest * (1 - 1e-6)
     model = lmfit.Model(log_saturating_law, independent_vars=["u"])
@@ -300,7 +308,7 @@ def fit_saturating_law(
             result = model.fit(np.log(values), start, u=u)
             if best is None or result.chisqr < best.chisqr:
                 best = result
-    found, freedom, scale = best.best_values, best.nfree, math.nan
+    found, freedom, sigma = best.best_values, best.nfree, math.nan
     theta = np.array([found[name] for name in ("floor", "log_gain", "slope")])
     status = "ok"
     if floor is None and found["floor"] < 1e-3 * smallest:
@@ -313,16 +321,16 @@ def fit_saturating_law(
         status = "no standard error: too few points for this law"
     covariance = np.full((3, 3), np.nan)
     if freedom > 0:
-        scale = math.sqrt(best.chisqr / freedom)
+        sigma = math.sqrt(best.chisqr / freedom)
     if status == "ok":
         free = slice(0, 3) if floor is None else slice(1, 3)
         steps = (theta + 1e-30j * np.eye(3))[free]
         slopes = np.stack([log_saturating_law(u, *step).imag / 1e-30 for step in steps])
         covariance = np.zeros((3, 3))
-        covariance[free, free] = scale**2 * np.linalg.inv(slopes @ slopes.T)
+        covariance[free, free] = sigma**2 * np.linalg.inv(slopes @ slopes.T)
     x0, pinned = math.exp(centre), floor is not None
     return SaturatingLawFit(
-        rows, x, y, x0, theta, covariance, freedom, scale, status, pinned=pinned
+        rows, scale, error, x0, theta, covariance, freedom, sigma, status, pinned=pinned
     )
 
 # %% ../../nbs/laws/06_curves.ipynb #8bfd6f8c
@@ -338,7 +346,7 @@ def _log_needed(fit, theta, log_level):
 
 def _influence(fit):
     """What each row's residual adds to theta, (P, n)."""
-    u = np.log(fit.rows[fit.x].to_numpy(float) / fit.x0)
+    u = np.log(fit.rows[fit.scale].to_numpy(float) / fit.x0)
     slopes = fit._log_at(fit.theta + 1e-30j * np.eye(len(fit.theta)), u).imag / 1e-30
     name = getattr(fit, "weights", None)
     weight = np.ones(len(u)) if name is None else fit.rows[name].to_numpy(float)
@@ -350,14 +358,14 @@ def _influence(fit):
 
 def _cross(a, b):
     """Covariance between the thetas of two laws on the same x."""
-    x, other = (fit.rows[fit.x].to_numpy(float) for fit in (a, b))
+    x, other = (fit.rows[fit.scale].to_numpy(float) for fit in (a, b))
     if len(x) != len(other) or not np.allclose(x, other, rtol=1e-9, atol=0) or len(set(x)) < len(x):
         raise UserError(
             "paired=True: both laws need the same x, each once: fit them to the same runs"
         )
     misfits = [
         fit._log_at(fit.theta[None], np.log(x / fit.x0))[0]
-        - np.log(fit.rows[fit.y].to_numpy(float))
+        - np.log(fit.rows[fit.error].to_numpy(float))
         for fit in (a, b)
     ]
     shared = misfits[0] @ misfits[1] / math.sqrt(max(a.freedom, 1) * max(b.freedom, 1))
@@ -398,10 +406,10 @@ def compute_multiplier(
             raise UserError(
                 f"{type(fit).__name__}: give curves of fit_power_law or fit_saturating_law"
             )
-    if a.x != b.x:
-        raise UserError(f"a is over {a.x}, b over {b.x}: fit both over the same measure of compute")
+    if a.scale != b.scale:
+        raise UserError(f"a is over {a.scale}, b over {b.scale}: fit both over the same measure of compute")
     level, split = b.predict(at), len(a.theta)
-    x = level[b.x].to_numpy()
+    x = level[b.scale].to_numpy()
     u = np.log(x / b.x0)
 
     def log_ratio(theta: np.ndarray) -> np.ndarray:
@@ -423,7 +431,7 @@ def compute_multiplier(
         table = {"level": level["value"]} | {k: np.exp(v) for k, v in ends.items()}
     if n_bootstrap and paired:
         least = max(len(fit.theta) for fit in (a, b)) + 1
-        counts = _counts(a.rows[a.x].to_numpy(float), n_bootstrap, seed, min(least, len(a.rows)))
+        counts = _counts(a.rows[a.scale].to_numpy(float), n_bootstrap, seed, min(least, len(a.rows)))
         draws = [a._refit(counts), b._refit(counts)]
     elif n_bootstrap:
         draws = [fit.bootstrap(n_bootstrap, seed=seed + i).draws for i, fit in enumerate((a, b))]
@@ -441,4 +449,4 @@ def compute_multiplier(
     elif not slope["low"] * slope["high"] > 0:
         status = "no bound: a may not fall with compute"
     status = np.where(np.isnan(value), "never: the level is at or below the floor of a", status)
-    return pd.DataFrame({a.x: x} | table | {"status": status})
+    return pd.DataFrame({a.scale: x} | table | {"status": status})

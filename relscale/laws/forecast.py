@@ -27,7 +27,7 @@ def pair_scores(
     *,
     task: str,
     score: str,
-    loss: str = "bits_per_byte",
+    error: str = "bits_per_byte",
     group: str | None = None,
 ) -> pd.DataFrame:
     """Finished runs with two metrics of one task as columns of their own: one row a run and group.
@@ -46,7 +46,7 @@ def pair_scores(
     UserError
         As `join_scores`; also when the task has no such group.
     """
-    parts = [join_scores(runs, scores, task=task, metric=m) for m in (loss, score)]
+    parts = [join_scores(runs, scores, task=task, metric=m) for m in (error, score)]
     if group is not None:
         known = sorted(set(parts[0]["group"]))
         if group not in known:
@@ -54,7 +54,7 @@ def pair_scores(
         parts = [p[p["group"] == group] for p in parts]
     left, right = (
         p.rename(columns={"value": m}).drop(columns="stderr")
-        for p, m in zip(parts, (loss, score), strict=True)
+        for p, m in zip(parts, (error, score), strict=True)
     )
     return left.merge(
         right[["run_id", "group", score]], on=["run_id", "group"], validate="one_to_one"
@@ -70,7 +70,7 @@ class Forecast(Result):
 
     rows: pd.DataFrame
     scale: str | tuple[str, str]
-    loss: str
+    error: str
     score: str
     one: Stage
     two: Stage
@@ -84,7 +84,7 @@ class Forecast(Result):
 
     def __repr__(self) -> str:
         return (
-            f"Forecast of {self.score} from {' and '.join(_names(self.scale))} by {self.loss}, "
+            f"Forecast of {self.score} from {' and '.join(_names(self.scale))} by {self.error}, "
             f"{len(self.rows)} rows, "
             f"{self.one.kind} then {self.two.kind}: {self.status}"
         )
@@ -99,7 +99,7 @@ class Forecast(Result):
         out = []
         for number, stage in enumerate((self.one, self.two), 1):
             value, gradient = stage.theta.copy(), np.eye(len(stage.theta))
-            last, size = len(value) - 1, stage.spread
+            last, size = len(value) - 1, stage.width
             if stage.kind == "sigmoid" and value[3] > 0:
                 height, steep = stage.theta[2:]
                 value[2:] = stage.centre + size * height / steep, steep / size
@@ -170,7 +170,7 @@ class Forecast(Result):
         if stage not in ("both", "one", "two"):
             raise UserError(f"stage={stage!r}: choose 'both', 'one' or 'two'")
         ax, pair = new_axes(ax), not isinstance(self.scale, str)
-        error, score = self.rows[self.loss].to_numpy(float), self.rows[self.score].to_numpy(float)
+        error, score = self.rows[self.error].to_numpy(float), self.rows[self.score].to_numpy(float)
         if stage == "two":
             x, at = error, np.linspace(error.min(), error.max(), 101)
             if upto is not None and not pair:
@@ -198,11 +198,13 @@ class Forecast(Result):
             ax.fill_between(at, low, high, color=color, alpha=alpha, linewidth=0)
         ax.plot(at, value, color=color)
         ax.plot(x, error if stage == "one" else score, "o", color=color, markeredgecolor="white")
-        by_error = axis_label(self.loss) if stage == "two" else f"predicted {axis_label(self.loss)}"
+        by_error = (
+            axis_label(self.error) if stage == "two" else f"predicted {axis_label(self.error)}"
+        )
         ax.set(
             xscale="linear" if stage == "two" or pair else "log",
             xlabel=by_error if stage == "two" or pair else axis_label(self.scale),
-            ylabel=axis_label(self.loss if stage == "one" else self.score),
+            ylabel=axis_label(self.error if stage == "one" else self.score),
         )
         if stage == "two" or pair:
             ax.invert_xaxis()  # better to the right, as compute has it
@@ -251,7 +253,7 @@ def fit_forecast(
     rows: pd.DataFrame,
     *,
     scale: str | tuple[str, str] = "train_flops",
-    loss: str = "loss",
+    error: str = "loss",
     score: str = "score",
     law: Literal["saturating", "power", "params_tokens"] = "saturating",
     link: Literal["sigmoid", "linear"] = "sigmoid",
@@ -264,7 +266,7 @@ def fit_forecast(
     ----------
     rows
         One row a trained model.
-    scale, loss, score
+    scale, error, score
         Columns: compute (positive; a pair of columns, such as num_params and num_tokens, for "params_tokens"),
         the error that falls with it (positive), and what is to be forecast, such as accuracy. A sigmoid
         takes scores as fractions of one.
@@ -303,22 +305,22 @@ def fit_forecast(
     least, most = (v if v != "free" else float(i) for i, v in enumerate((guess, top)))
     if link == "sigmoid" and not (0 <= least < most <= 1):
         raise UserError(f"chance={chance!r}, ceiling={ceiling!r}: need 0 <= chance < ceiling <= 1")
-    rows = _checked(rows, names, loss, score, link)
-    error, reached = rows[loss].to_numpy(float), rows[score].to_numpy(float)
+    rows = _checked(rows, names, error, score, link)
+    measured, reached = rows[error].to_numpy(float), rows[score].to_numpy(float)
     log_scale = np.log(rows[names if len(names) > 1 else names[0]].to_numpy(float))
     for name, stage, need in (
         *((name, law, 2 if law == "power" else 3) for name in names),
-        (loss, link, 2 + (guess == "free") + (top == "free")),
+        (error, link, 2 + (guess == "free") + (top == "free")),
     ):
         if (count := rows[name].nunique()) < need:
             raise UserError(
                 f"{name} has {count} different values: the {stage} needs at least {need}"
             )
-    one = _fit_stage(law, log_scale, np.log(error))
-    two = _fit_stage(link, error, reached, guess, top)
+    one = _fit_stage(law, log_scale, np.log(measured))
+    two = _fit_stage(link, measured, reached, guess, top)
     words = [f"stage {n}: {s.status}" for n, s in (("one", one), ("two", two)) if s.status != "ok"]
     scale = scale if len(names) == 1 else tuple(names)
-    return Forecast(rows, scale, loss, score, one, two, "; ".join(words) or "ok")
+    return Forecast(rows, scale, error, score, one, two, "; ".join(words) or "ok")
 
 # %% ../../nbs/laws/10_forecast.ipynb #daab2bc8
 def _names(scale: str | tuple[str, str]) -> list[str]:

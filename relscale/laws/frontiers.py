@@ -27,7 +27,7 @@ def frontier(
     rows: pd.DataFrame,
     *,
     group: str = "group",
-    value: str = "value",
+    error: str = "value",
     how: str = "smoothed",
 ) -> pd.DataFrame:
     """Each group's value on the compute-optimal frontier, one row per group and budget.
@@ -50,32 +50,32 @@ def frontier(
     """
     if how not in ("smoothed", "nearest"):
         raise UserError(f"how={how!r}: choose 'smoothed' or 'nearest'")
-    needed = [group, fit.budget, fit.tokens, fit.params, value]
+    needed = [group, fit.scale, fit.tokens, fit.params, error]
     if lacking := [c for c in needed if c not in rows.columns]:
         raise UserError(
             f"rows lack {', '.join(lacking)}: there is {', '.join(map(str, rows.columns))}"
         )
-    bad = ~np.isfinite(rows[value].to_numpy(float, na_value=np.nan))
+    bad = ~np.isfinite(rows[error].to_numpy(float, na_value=np.nan))
     if bad.any():
         raise UserError(
-            f"{value}, rows {', '.join(map(str, np.flatnonzero(bad)[:5]))}: no finite value: mend or drop them"
+            f"{error}, rows {', '.join(map(str, np.flatnonzero(bad)[:5]))}: no finite value: mend or drop them"
         )
-    parts = dict(list(rows.groupby([group, fit.budget], sort=False)))
+    parts = dict(list(rows.groupby([group, fit.scale], sort=False)))
     table = []
     for name in rows[group].unique():
         for optimum in fit.optima.to_dict("records"):
-            budget = optimum[fit.budget]
+            budget = optimum[fit.scale]
             part = parts.get((name, budget))
             if part is None:
                 raise UserError(
-                    f"group {name!r} has no run at {fit.budget} {budget:g}: evaluate one, or fit without it"
+                    f"group {name!r} has no run at {fit.scale} {budget:g}: evaluate one, or fit without it"
                 )
             part = part.sort_values(
-                [c for c in (fit.tokens, fit.params, "run_id", value) if c in part]
+                [c for c in (fit.tokens, fit.params, "run_id", error) if c in part]
             )
-            x, y = np.log10(part[fit.tokens].to_numpy(float)), part[value].to_numpy(float)
+            x, y = np.log10(part[fit.tokens].to_numpy(float)), part[error].to_numpy(float)
             place = np.log10(optimum["num_tokens"])
-            row = {group: name, fit.budget: budget}
+            row = {group: name, fit.scale: budget}
             row |= {c: optimum[c] for c in ("train_flops",) if c in optimum}
             if how == "smoothed" and len(np.unique(x)) >= 3:
                 height, stderr = fit_parabola(x, y).at(place)
@@ -84,7 +84,7 @@ def frontier(
             else:
                 run = part.iloc[int(np.argmin(np.abs(x - place)))]
                 row |= {"num_tokens": float(run[fit.tokens]), "num_params": float(run[fit.params])}
-                row |= {"value": run[value], "stderr": run.get("stderr", np.nan), "how": "nearest"}
+                row |= {"value": run[error], "stderr": run.get("stderr", np.nan), "how": "nearest"}
             table.append(row)
     return pd.DataFrame(table)
 
@@ -202,11 +202,11 @@ def _align(
     fit: IsoFlopFit, rows: pd.DataFrame, group: str, columns: Sequence[str]
 ) -> list[np.ndarray]:
     """Columns of a long frame as (groups, runs) in the order of the fit's rows."""
-    shape = [fit.budget, fit.tokens, fit.params]
+    shape = [fit.scale, fit.tokens, fit.params]
     key = ["run_id"] if "run_id" in rows and "run_id" in fit.rows else shape
     if fit.rows.duplicated(key).any():
         raise UserError("runs repeat a shape: give both frames a run_id to tell them apart")
-    rows = rows[rows[fit.budget].isin(fit.optima[fit.budget])]
+    rows = rows[rows[fit.scale].isin(fit.optima[fit.scale])]
     if (twice := rows.duplicated([group, *key])).any():
         name, *run = rows.loc[twice, [group, *key]].iloc[0]
         raise UserError(f"group {name!r} has two rows of run {', '.join(map(str, run))}: keep one")
@@ -263,7 +263,7 @@ def bootstrap_frontier(
     rows: pd.DataFrame,
     *,
     group: str = "group",
-    value: str = "value",
+    error: str = "value",
     scheme: Literal["residuals", "runs"] = "residuals",
     evaluation_noise: bool | None = None,
     macro: bool | None = None,
@@ -301,7 +301,7 @@ def bootstrap_frontier(
     if scheme not in ("residuals", "runs"):
         raise UserError(f"scheme={scheme!r}: choose 'residuals' or 'runs'")
     _check_draws(n_bootstrap)
-    points = frontier(fit, rows, group=group, value=value, how=how)
+    points = frontier(fit, rows, group=group, error=error, how=how)
     has_stderr = "stderr" in rows and bool(rows["stderr"].notna().all())
     if evaluation_noise is None:
         evaluation_noise = how == "nearest" and has_stderr
@@ -309,14 +309,14 @@ def bootstrap_frontier(
         raise UserError(
             "rows lack stderr, or some of it: give one a row, or evaluation_noise=False"
         )
-    values, *errors = _align(fit, rows, group, [value, "stderr"] if evaluation_noise else [value])
+    values, *errors = _align(fit, rows, group, [error, "stderr"] if evaluation_noise else [error])
     if not (values > 0).all() or not (points["value"] > 0).all():
-        raise UserError(f"{value} must be positive, at the optimum too: its logarithm is drawn")
-    loss = fit.rows[fit.loss].to_numpy(float)
+        raise UserError(f"{error} must be positive, at the optimum too: its logarithm is drawn")
+    loss = fit.rows[fit.error].to_numpy(float)
     if macro is None:
         macro = np.allclose(values.mean(axis=0), loss, rtol=1e-9, atol=0)
     x = np.log10(fit.rows[fit.tokens].to_numpy(float))
-    which = np.unique(fit.rows[fit.budget].to_numpy(), return_inverse=True)[1]
+    which = np.unique(fit.rows[fit.scale].to_numpy(), return_inverse=True)[1]
     series = values if macro else np.concatenate([values, loss[None]])
     noise = np.zeros_like(series)
     if evaluation_noise:
@@ -348,8 +348,8 @@ def bootstrap_frontier(
         place = redrawn.mean(axis=-2) if macro else shaken[..., -1, :]
         drawn.append(read_frontier(x, which, place, redrawn, weights, how=how))
     log10_tokens, log_values, interior = (np.concatenate(d) for d in zip(*drawn, strict=True))
-    budgets = fit.optima[fit.budget].to_numpy(float)
-    scale = "train_flops" if "train_flops" in points else fit.budget
+    budgets = fit.optima[fit.scale].to_numpy(float)
+    scale = "train_flops" if "train_flops" in points else fit.scale
     log_scale = np.log(points[scale].to_numpy(float)[: len(budgets)])
     return FrontierDraws(
         points, group, scale, tuple(points[group].unique()), budgets, log_scale, log_values,

@@ -115,10 +115,10 @@ class IsoFlopFit(Result):
 
     rows: pd.DataFrame
     optima: pd.DataFrame
-    budget: str
+    scale: str
     tokens: str
     params: str
-    loss: str
+    error: str
     method: str = "parabola"
     by: str = "tokens"
     delta: float = 1.0  # of method "huber", in the unit of the loss
@@ -139,8 +139,8 @@ class IsoFlopFit(Result):
         sizes = np.log10(
             self.rows[self.tokens if self.by == "tokens" else self.params].astype(float)
         )
-        for _, part in self.rows.groupby(self.budget):
-            yield part, sizes[part.index].to_numpy(), part[self.loss].to_numpy(float)
+        for _, part in self.rows.groupby(self.scale):
+            yield part, sizes[part.index].to_numpy(), part[self.error].to_numpy(float)
 
     def _pair(self, part: pd.DataFrame, place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log10 tokens and parameters at places on the fit's axis, along the budget's trained shapes."""
@@ -169,7 +169,7 @@ class IsoFlopFit(Result):
 
     def _lines(self) -> dict[str, Line]:
         """Log10 of each optimum against log10 of the budget."""
-        x = np.log10(self.optima[self.budget])
+        x = np.log10(self.optima[self.scale])
         return {
             q: fit_line(x, np.log10(self.optima[q])) for q in ("num_tokens", "num_params", "loss")
         }
@@ -195,7 +195,7 @@ class IsoFlopFit(Result):
             stderr, ends = line.slope_stderr, line.slope + reach * line.slope_stderr
             origin = at_one + reach * at_one_stderr
             if draws:
-                lines = fit_lines(np.log10(self.optima[self.budget]), draws[quantity])
+                lines = fit_lines(np.log10(self.optima[self.scale]), draws[quantity])
                 stderr = lines.slope.std(ddof=1)
                 ends, origin = (
                     np.quantile(d, [0.025, 0.975]) for d in (lines.slope, lines.at(0.0))
@@ -220,7 +220,7 @@ class IsoFlopFit(Result):
         budgets = np.atleast_1d(np.asarray(budget_flops, dtype=float))
         if not (np.isfinite(budgets) & (budgets > 0)).all():
             raise UserError("budget_flops must be positive and finite: give FLOPs, such as 1e21")
-        table = pd.DataFrame({self.budget: budgets})
+        table = pd.DataFrame({self.scale: budgets})
         for quantity, line in self._lines().items():
             value, stderr = line.at(np.log10(budgets))
             table[quantity] = 10**value
@@ -234,7 +234,7 @@ class IsoFlopFit(Result):
 
         tables = []
         for part, x, y in self._parts():
-            n, frame = len(x), part[[self.budget, self.tokens, self.params, self.loss]].copy()
+            n, frame = len(x), part[[self.scale, self.tokens, self.params, self.error]].copy()
             frame.insert(0, "run", _run_names(part, self.tokens))
             off = studentised = p = np.full(n, np.nan)
             if n > 4 and len(np.unique(x)) > 2:
@@ -257,7 +257,7 @@ class IsoFlopFit(Result):
             f"{abs(o):.3g} {'above' if o > 0 else 'below'} the parabola of the other runs at {b:.3g} FLOPs"
             f" (P {p:.2g} among {count} runs)" + (f"; it has the {e} {self.by}, where a parabola fits worst" if e else "")
             if p < 0.05 else ""
-            for o, b, p, e in zip(*(table[c] for c in ("off", self.budget, "p_value", "end")), strict=True)
+            for o, b, p, e in zip(*(table[c] for c in ("off", self.scale, "p_value", "end")), strict=True)
         ]  # fmt: skip
         return table.drop(columns="end")
 
@@ -274,7 +274,7 @@ class IsoFlopFit(Result):
             The budget's optimum and the exponent of num_tokens without the run, less those with it.
         """
         table = self._outliers()
-        z = np.log10(self.optima[self.budget].to_numpy(float))
+        z = np.log10(self.optima[self.scale].to_numpy(float))
         z, spread = z - z.mean(), np.sum((z - z.mean()) ** 2)
         levers, moved = z / spread if spread > 0 else z * np.nan, []
         optima = self.optima.to_dict("records")
@@ -301,26 +301,26 @@ class IsoFlopFit(Result):
         axis, other = (
             (self.tokens, "num_tokens") if self.by == "tokens" else (self.params, "num_params")
         )
-        colours = mpl.colormaps["viridis"](np.linspace(0.85, 0.1, len(self.optima)))
+        colors = mpl.colormaps["viridis"](np.linspace(0.85, 0.1, len(self.optima)))
         optima, ends = self.optima.to_dict("records"), []
-        for optimum, colour, (rows, x, y) in zip(optima, colours, self._parts(), strict=True):
-            ax.plot(rows[axis], y, "o", color=colour, markersize=3.5)
+        for optimum, color, (rows, x, y) in zip(optima, colors, self._parts(), strict=True):
+            ax.plot(rows[axis], y, "o", color=color, markersize=3.5)
             if curve := _optimum(x, y, self.method, self.delta)["curve"]:
                 grid = np.linspace(x.min(), x.max(), 80)
-                ax.plot(10**grid, curve(grid), color=colour, linewidth=1)
-            face = colour if optimum["status"] == "interior" else "none"
-            ax.plot(optimum[other], optimum["loss"], "*", markersize=12, color=colour, markerfacecolor=face,
+                ax.plot(10**grid, curve(grid), color=color, linewidth=1)
+            face = color if optimum["status"] == "interior" else "none"
+            ax.plot(optimum[other], optimum["loss"], "*", markersize=12, color=color, markerfacecolor=face,
                     markeredgecolor="black", markeredgewidth=0.6)  # fmt: skip
             last = rows.loc[rows[axis].idxmax()]
-            label = f"{float(f'{optimum[self.budget]:.3g}'):g}".replace("e+", "e")
-            ends.append((last[axis], last[self.loss], label, colour))
+            label = f"{float(f'{optimum[self.scale]:.3g}'):g}".replace("e+", "e")
+            ends.append((last[axis], last[self.error], label, color))
         suspects = self._outliers().query("suspect")
         if len(suspects):
-            ax.plot(suspects[axis], suspects[self.loss], "o", markersize=10, markerfacecolor="none",
+            ax.plot(suspects[axis], suspects[self.error], "o", markersize=10, markerfacecolor="none",
                     markeredgecolor=OKABE_ITO[1], markeredgewidth=1.5, label="suspect run")  # fmt: skip
             ax.legend(frameon=False)
-        ax.set(xscale="log", xlabel=axis_label(axis), ylabel=axis_label(self.loss))
-        ax.set_title(f"Optimum of each {axis_label(self.budget)}")
+        ax.set(xscale="log", xlabel=axis_label(axis), ylabel=axis_label(self.error))
+        ax.set_title(f"Optimum of each {axis_label(self.scale)}")
         ax.margins(x=0.09)
         name_points(ax, *zip(*ends, strict=True))
         return ax
@@ -355,10 +355,10 @@ def _check_draws(n_bootstrap: int) -> int:
 def fit_isoflop(
     rows: pd.DataFrame,
     *,
-    budget: str = "budget_flops",
+    scale: str = "budget_flops",
     tokens: str = "num_tokens",
     params: str = "num_params",
-    loss: str = "loss",
+    error: str = "loss",
     method: Method = "parabola",
     by: Literal["tokens", "params"] = "tokens",
     delta: float = 1.0,
@@ -369,8 +369,8 @@ def fit_isoflop(
     ----------
     rows
         One row a run, all of one corpus.
-    budget, tokens, params, loss
-        Names of the columns: FLOPs by which runs are matched, tokens, parameters, loss in any unit.
+    error, scale, tokens, params
+        Names of the columns: the loss in any unit, the FLOPs by which runs are matched, tokens, parameters.
     method
         "parabola" (least squares), "huber", "akima" or "best" (trained run).
     by
@@ -390,7 +390,7 @@ def fit_isoflop(
         raise UserError(f"by={by!r}: choose 'tokens' or 'params'")
     if not (np.isfinite(delta) and delta > 0):
         raise UserError(f"delta={delta}: must be positive, in the unit of the loss, such as 0.01")
-    rows = _check_rows(rows, [budget, tokens, params, loss]).reset_index(drop=True)
+    rows = _check_rows(rows, [scale, tokens, params, error]).reset_index(drop=True)
     if "corpus" in rows and rows["corpus"].nunique() > 1:
         names = sorted(map(str, rows["corpus"].unique()))
         raise UserError(
@@ -398,9 +398,9 @@ def fit_isoflop(
         )
     if "run_id" in rows and rows["run_id"].duplicated().any():
         raise UserError("rows repeat a run_id: take one group, or average the groups of each run")
-    order = [c for c in (budget, tokens, params, "run_id", loss) if c in rows]
+    order = [c for c in (scale, tokens, params, "run_id", error) if c in rows]
     rows = rows.sort_values(order, ignore_index=True)
-    fit = IsoFlopFit(rows, pd.DataFrame(), budget, tokens, params, loss, method, by, float(delta))
+    fit = IsoFlopFit(rows, pd.DataFrame(), scale, tokens, params, error, method, by, float(delta))
     table = []
     for part, x, y in fit._parts():
         optimum = _optimum(x, y, method, delta, "tokens" if by == "tokens" else "parameters")
@@ -408,10 +408,10 @@ def fit_isoflop(
         scales = {
             c: part[c].median()
             for c in ("train_flops", "forward_flops")
-            if c in part and c != budget
+            if c in part and c != scale
         }
         table.append(
-            {budget: part[budget].iloc[0]}
+            {scale: part[scale].iloc[0]}
             | scales
             | {
                 "num_tokens": 10**log_tokens,

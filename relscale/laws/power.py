@@ -58,7 +58,7 @@ def _unit_stderr(x: np.ndarray, what: str) -> tuple[float, int]:
 What = Literal["slope", "bend"]
 
 
-def _design(budgets: Sequence[float], scatter: float, what: str, num_groups: int) -> np.ndarray:
+def _design(budgets: Sequence[float], sigma: float, what: str, num_groups: int) -> np.ndarray:
     """Log budgets of a design that can be judged, or a UserError."""
     x = np.asarray(budgets, dtype=float)
     if what not in ("slope", "bend"):
@@ -68,9 +68,9 @@ def _design(budgets: Sequence[float], scatter: float, what: str, num_groups: int
         raise UserError(
             f"budgets: {len(x)} given, a {what} needs at least {need} points at {need - 1} different positive budgets"
         )
-    if not (np.isfinite(scatter) and scatter > 0) or num_groups < 1:
+    if not (np.isfinite(sigma) and sigma > 0) or num_groups < 1:
         raise UserError(
-            f"scatter={scatter}, num_groups={num_groups}: give a positive scatter of log G and at least 1 group"
+            f"sigma={sigma}, num_groups={num_groups}: give a positive scatter of log G and at least 1 group"
         )
     return np.log(x)
 
@@ -78,7 +78,7 @@ def _design(budgets: Sequence[float], scatter: float, what: str, num_groups: int
 def power_to_detect(
     effect: float | Sequence[float],
     budgets: Sequence[float],
-    scatter: float,
+    sigma: float,
     *,
     what: What = "slope",
     num_groups: int = 1,
@@ -91,28 +91,28 @@ def power_to_detect(
         |delta_beta|, or with `what="bend"` the change of the local slope between the ends.
     budgets
         Scale of every point; name a budget twice where it has two points.
-    scatter
+    sigma
         Standard deviation of log G about its law, such as `scatter_of` and `frontier_scatter` give.
     """
-    x = _design(budgets, scatter, what, num_groups)
+    x = _design(budgets, sigma, what, num_groups)
     stderr, freedom = _unit_stderr(x, what)
-    return _power(np.abs(effect) / (stderr * scatter), freedom, 0.05 / num_groups)
+    return _power(np.abs(effect) / (stderr * sigma), freedom, 0.05 / num_groups)
 
 
 def minimum_detectable(
     budgets: Sequence[float],
-    scatter: float,
+    sigma: float,
     *,
     power: float = 0.8,
     what: What = "slope",
     num_groups: int = 1,
 ) -> float:
     """Smallest |delta_beta| (or bend) that `power_to_detect` finds with the wanted power."""
-    x = _design(budgets, scatter, what, num_groups)
+    x = _design(budgets, sigma, what, num_groups)
     if not 0.05 < power < 1:
         raise UserError(f"power={power}: give a probability above .05 and below 1, such as 0.8")
     stderr, freedom = _unit_stderr(x, what)
-    return _delta_for(power, freedom, 0.05 / num_groups) * stderr * scatter
+    return _delta_for(power, freedom, 0.05 / num_groups) * stderr * sigma
 
 # %% ../../nbs/laws/13_power.ipynb #742874ad
 def scatter_of(fit: RelativeFit) -> pd.DataFrame:
@@ -231,7 +231,7 @@ def plan_power(
     first: float,
     last: float,
     noise: Noise | None = None,
-    scatter: float | None = None,
+    sigma: float | None = None,
     num_budgets: Sequence[int] = range(3, 16),
     num_sizes: Sequence[int] = (5,),
     num_seeds: Sequence[int] = (1,),
@@ -255,11 +255,11 @@ def plan_power(
     slopes = np.abs(np.atleast_1d(np.asarray(delta_beta, dtype=float)))
     if not (np.isfinite(slopes) & (slopes > 0)).all():
         raise UserError(f"delta_beta={delta_beta}: give slopes other than zero, such as 0.01")
-    if (noise is None) == (scatter is None):
+    if (noise is None) == (sigma is None):
         raise UserError(
-            "give noise= (of one run) or scatter= (of log G on the frontier), one of the two"
+            "give noise= (of one run) or sigma= (of log G on the frontier), one of the two"
         )
-    if scatter is not None and len(num_sizes) * len(num_seeds) > 1:
+    if sigma is not None and len(num_sizes) * len(num_seeds) > 1:
         raise UserError(
             "a scatter belongs to one number of sizes and seeds: give noise= to compare them"
         )
@@ -270,7 +270,7 @@ def plan_power(
     rows = []
     for sizes in num_sizes:
         for seeds in num_seeds:
-            sd = frontier_scatter(sizes, noise, num_seeds=seeds) if scatter is None else scatter
+            sd = frontier_scatter(sizes, noise, num_seeds=seeds) if sigma is None else sigma
             for count in num_budgets:
                 design, least = np.geomspace(first, last, count), None
                 least = minimum_detectable(design, sd, power=power, num_groups=num_groups)

@@ -125,23 +125,21 @@ class RelativeFit(Result):
         ax.plot(ends, [shown(1.0)] * 2, color="black", linewidth=1)
         tips = {str(self.baseline): (shown(1.0), "black")}
         for name, style in group_style(groups).items():
-            law, own, colour = laws[name], points[name], style["color"]
+            law, own, color = laws[name], points[name], style["color"]
+            ax.plot(law[self.scale], shown(law["ratio"]), color=color, linestyle=style["linestyle"])
             ax.plot(
-                law[self.scale], shown(law["ratio"]), color=colour, linestyle=style["linestyle"]
-            )
-            ax.plot(
-                own[self.scale], shown(own["ratio"]), style["marker"], color=colour, markersize=4.5
+                own[self.scale], shown(own["ratio"]), style["marker"], color=color, markersize=4.5
             )
             if len(groups) <= 8:
                 ax.fill_between(
                     law[self.scale],
                     shown(law["low"]),
                     shown(law["high"]),
-                    color=colour,
+                    color=color,
                     alpha=0.13,
                     linewidth=0,
                 )
-            tips[str(name)] = (shown(law["ratio"].iloc[-1]), colour)
+            tips[str(name)] = (shown(law["ratio"].iloc[-1]), color)
         ax.set(xscale="log", xlabel=axis_label(self.scale))
         ax.set_ylabel(
             f"error relative to {self.baseline}"

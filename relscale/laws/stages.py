@@ -120,11 +120,11 @@ _NAMES = {
 
 @dataclass(frozen=True, eq=False)
 class Stage(Record):
-    """One fitted curve of y in x = (log scale or error - centre) / spread."""
+    """One fitted curve of y in x = (log scale or error - centre) / width."""
 
     kind: str
     centre: float | np.ndarray
-    spread: float
+    width: float
     theta: np.ndarray  # (p,)
     free: np.ndarray  # (p,) bool, False where the user gave the value
     residual: np.ndarray  # (n,)
@@ -148,12 +148,12 @@ class Stage(Record):
     def at(self, x: np.ndarray, theta: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Value and its slopes in theta at raw x (log scale, or error)."""
         return _CURVES[self.kind](
-            (x - self.centre) / self.spread, self.theta if theta is None else theta
+            (x - self.centre) / self.width, self.theta if theta is None else theta
         )
 
     def tangent(self, x: np.ndarray) -> np.ndarray:
         """Slope of the value in raw x."""
-        step = 1e-4 * self.spread
+        step = 1e-4 * self.width
         return (self.at(x + step)[0] - self.at(x - step)[0]) / (2 * step)
 
     def weights(self, gradient: np.ndarray) -> np.ndarray:
@@ -216,8 +216,8 @@ def _starts(kind: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def _fit_stage(kind: str, x: np.ndarray, y: np.ndarray, chance=None, ceiling=None) -> Stage:
     """Best of several starts, with a status in words."""
     centre = x.mean(axis=0)
-    spread = x.std() if kind in ("linear", "sigmoid") else 1.0
-    u = (x - centre) / spread
+    width = x.std() if kind in ("linear", "sigmoid") else 1.0
+    u = (x - centre) / width
     start = _starts(kind, u, y)
     low, high = _bounds(kind, y[None], chance, ceiling)
     low, high = low[0], high[0]
@@ -226,7 +226,7 @@ def _fit_stage(kind: str, x: np.ndarray, y: np.ndarray, chance=None, ceiling=Non
     theta = theta[np.argmin(loss)]
     value, slopes = _CURVES[kind](u, theta)
     free = high > low
-    stage = Stage(kind, centre, float(spread), theta, free, y - value, slopes, "")
+    stage = Stage(kind, centre, float(width), theta, free, y - value, slopes, "")
     names, words = _NAMES[kind], []
     edge = 1e-3 * np.where(np.isfinite(high - low), high - low, 1)
     error = stage.sigma * np.sqrt(np.sum(stage.weights(np.eye(len(theta))) ** 2, axis=1))

@@ -120,7 +120,7 @@ class ChinchillaFit(Result):
     rows: pd.DataFrame
     params: str
     tokens: str
-    loss: str
+    error: str
     method: str  # one of OBJECTIVES
     delta: float
     centre: np.ndarray  # (2,)
@@ -149,7 +149,7 @@ class ChinchillaFit(Result):
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.values.items())
         return (
-            f"ChinchillaFit of {self.loss} by {self.method}, {len(self.rows)} rows: {numbers} ({self.status})\n"
+            f"ChinchillaFit of {self.error} by {self.method}, {len(self.rows)} rows: {numbers} ({self.status})\n"
             f"objective {self.objective:.6g}, {self.num_agree} of {self.num_starts} starts agree, "
             f"condition {self.condition:.3g}"
         )
@@ -215,11 +215,11 @@ class ChinchillaFit(Result):
             rest = (t[:, 1:2] - t[:, 3:4] * n, t[:, 2:3] - t[:, 4:5] * (product - n))
             return np.log(sum(np.exp(term) for term in (t[:, :1] + zero, *rest)))
 
-        of = {self.params: lambda t: best(t) + self.centre[0], self.loss: loss,
+        of = {self.params: lambda t: best(t) + self.centre[0], self.error: loss,
               self.tokens: lambda t: product - best(t) + self.centre[1]}  # fmt: skip
         table = {"budget_flops": budget}
         with np.errstate(divide="ignore", invalid="ignore"):
-            for name in (self.params, self.tokens, self.loss):
+            for name in (self.params, self.tokens, self.error):
                 ends = _ends(self, of[name])
                 table[name] = ends["value"]
                 table |= {f"{name}_{k}": v for k, v in ends.items() if k not in ("value", "stderr")}
@@ -232,7 +232,7 @@ class ChinchillaFit(Result):
         the best. `progress` is True for a bar on standard error, or a function of draws done and in all.
         """
         u = _logs(self.rows, self.params, self.tokens) - self.centre[:, None]
-        y = self.rows[self.loss].to_numpy(float)
+        y = self.rows[self.error].to_numpy(float)
         counts, box, draws = _counts(np.arange(len(y)), n_bootstrap, seed, 6), _box(y), []
         kind = {"huber": "huber", "lad": "smooth", "varpro": "raw"}[self.method]
         grid = _starts(u, y, self.method)
@@ -250,9 +250,9 @@ class ChinchillaFit(Result):
         return dataclasses.replace(self, draws=np.concatenate(draws))
 
     def plot(self, ax=None):
-        """Contours of the surface, runs coloured by their misfit, and the best split of each budget."""
+        """Contours of the surface, runs colored by their misfit, and the best split of each budget."""
         ax = new_axes(ax)
-        x, y, loss = (self.rows[c].to_numpy(float) for c in (self.params, self.tokens, self.loss))
+        x, y, loss = (self.rows[c].to_numpy(float) for c in (self.params, self.tokens, self.error))
         n, d = (np.geomspace(v.min() / 1.5, v.max() * 1.5, 60) for v in (x, y))
         level = self.predict(*(v.ravel() for v in np.meshgrid(n, d)))["value"].to_numpy()
         marks = np.geomspace(level.min(), level.max(), 12)[1:-1]
@@ -290,7 +290,7 @@ def fit_chinchilla(
     *,
     params: str = "num_params",
     tokens: str = "num_tokens",
-    loss: str = "loss",
+    error: str = "loss",
     objective: Literal["huber", "lad", "varpro"] = "huber",
     delta: float = 1e-3,
 ) -> ChinchillaFit:
@@ -300,8 +300,8 @@ def fit_chinchilla(
     ----------
     rows
         One row a run: at least 6, with at least three different sizes and token counts.
-    params, tokens, loss
-        Names of the columns, all positive; loss in any unit.
+    params, tokens, error
+        Names of the columns, all positive; a loss in any unit.
     objective
         "huber" and "lad" act on residuals of log loss, "varpro" is least squares of the raw loss. The
         value reported is the sum over rows.
@@ -324,10 +324,10 @@ def fit_chinchilla(
         raise UserError(
             f"delta={delta:g}: the width of Huber's penalty must be positive, such as 1e-3"
         )
-    rows = _clean(_clean(rows, [tokens, params, loss], 3), [params, tokens, loss], 3)
+    rows = _clean(_clean(rows, [tokens, params, error], 3), [params, tokens, error], 3)
     if len(rows) < 6:
         raise UserError(f"{len(rows)} rows: five parameters and their errors need at least 6")
-    logs, y = _logs(rows, params, tokens), rows[loss].to_numpy(float)
+    logs, y = _logs(rows, params, tokens), rows[error].to_numpy(float)
     centre = logs.mean(axis=1)
     u, box = logs - centre[:, None], _box(y)
     starts = _starts(u, y, objective)
@@ -347,6 +347,6 @@ def fit_chinchilla(
     elif agree == 1:
         status = f"starts disagree: one of {len(starts)} reaches the best objective"
     return ChinchillaFit(
-        rows, params, tokens, loss, objective, delta, centre, theta, covariance, float(value.min()),
+        rows, params, tokens, error, objective, delta, centre, theta, covariance, float(value.min()),
         len(starts), agree, condition, bounds, status,
     )  # fmt: skip

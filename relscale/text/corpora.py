@@ -119,7 +119,7 @@ class Corpora:
             ["train_bytes", "heldout_bytes", "duplicate_bytes", "leaked_bytes"]
         ].sum(axis=1)
         left = np.zeros(len(table))
-        for part, colour in {
+        for part, color in {
             "train": "#0072B2",
             "heldout": "#D55E00",
             "leaked": "#000000",
@@ -131,7 +131,7 @@ class Corpora:
                 table.domain,
                 width,
                 left=left,
-                color=colour,
+                color=color,
                 label=part.replace("heldout", "held out"),
             )
             left += width
