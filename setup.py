@@ -70,7 +70,7 @@ setup(
     python_requires=f">={cfg['min_python']}",
     packages=[*find_packages(include=["relscale", "relscale.*"]), "relscale.data"],
     package_dir={"relscale.data": "data"},
-    package_data={"relscale": ["*.j2"], "relscale.data": data_files},
+    package_data={"relscale": ["*.j2", "py.typed"], "relscale.data": data_files},
     install_requires=cfg["requirements"].split(),
     extras_require=extras,
     entry_points={

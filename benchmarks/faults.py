@@ -33,9 +33,9 @@ from pathlib import Path
 import pandas as pd
 
 from relscale.plan.recipes import SMALL, plan_isoflop, save_plan
-from relscale.sweep.attempts import read_record
+from relscale.sweep.folders import download
 from relscale.sweep.leases import this_process
-from relscale.sweep.store import connect, download
+from relscale.sweep.store import connect, read_record
 
 TABLES = ("runs.parquet", "scores.parquet")
 TEXT = ("--domains", "code", "bible", "--train-bytes", "150000", "--heldout-bytes", "6000")
@@ -607,9 +607,7 @@ def damaged(lab: Lab):
                 (where / base / "scores" / "heldout.json").unlink()
             done = lab.sweep(where, watcher)
             notes = [
-                line
-                for line in done.stdout.splitlines()
-                if "damaged" in line or "trying again" in line
+                line for line in done.stdout.splitlines() if "damaged" in line or "retried" in line
             ]
             rows.append(
                 {"file": what, "harm": harm.__name__, "sweep": "killed half way" if source == half else "finished",

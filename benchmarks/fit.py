@@ -39,7 +39,7 @@ def relative(draws: int, part: int, repeats: int) -> dict:
     """Pairs bootstrap of 57 groups at 7 budgets against a loop of lmfit lines."""
     import lmfit
 
-    from relscale.laws.lines import pairs_draws
+    from relscale.laws.intervals import pairs_draws
     from relscale.laws.relative import fit_relative
 
     rows = table_of_subjects(57, 7)

@@ -1,4 +1,4 @@
-"""Scoring against lm-evaluation-harness: 5-shot MMLU items per second through its `hf` backend and through `relscale.eval.bits`.
+"""Scoring against lm-evaluation-harness: 5-shot MMLU items per second through its `hf` backend and through `relscale.eval.likelihoods`.
 
 The two sides get the same weights, saved by `save_hf`, the same tokenizer and the same requests, one
 subject after the other, in turns, on all cores of the machine. Each side is a process of its own. The
@@ -153,7 +153,7 @@ def count_work(folder: Path, requests: dict[str, list]) -> dict:
 
     The harness reads each different text once, head and all; an item's letters are one text.
     """
-    from relscale.eval.readings import scoring_work
+    from relscale.eval.inspection import scoring_work
     from relscale.eval.requests import Request
     from relscale.model.open import open_model
 

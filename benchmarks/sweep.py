@@ -28,7 +28,8 @@ SWEEP = """
 import json, sys
 from pathlib import Path
 from relscale.plan.recipes import load_plan
-from relscale.sweep.suite import TextConfig, run_suite
+from relscale.sweep.suite import run_suite
+from relscale.sweep.prepare import TextConfig
 store = Path(sys.argv[1])
 result = run_suite(load_plan((store / "plan.json").read_text()), store, TextConfig())
 spent = {"wall_s": result.wall_s, "num_workers": result.num_workers, "parts": result.summary()["core_s"].to_dict()}
@@ -41,8 +42,10 @@ def loop(store: Path, out: Path, names: list[str]) -> None:
     from relscale.eval.bits import bits_per_byte_with_stderr, score_documents
     from relscale.model.training import train
     from relscale.plan.recipes import load_plan
-    from relscale.sweep.suite import TextConfig, fill_mixtures
-    from relscale.text.tokens import open_store, training_data
+    from relscale.sweep.prepare import TextConfig
+    from relscale.sweep.suite import fill_mixtures
+    from relscale.text.batches import training_data
+    from relscale.text.tokens import open_store
 
     domains, rows = TextConfig().domain_names, []
     runs = {run.run_id: run for run in load_plan((store / "plan.json").read_text()).runs}
@@ -108,8 +111,8 @@ def main() -> None:
 
     from relscale.plan.recipes import run_flops, save_plan
     from relscale.study import StudyConfig, study_plan
+    from relscale.sweep.prepare import TextConfig, prepare_text
     from relscale.sweep.store import connect
-    from relscale.sweep.suite import TextConfig, prepare_text
 
     plan, text = study_plan(StudyConfig()), options.work / "text"
     runs = [

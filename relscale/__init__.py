@@ -1,20 +1,20 @@
 """Relative scaling laws: who gains from scale, and by how much.
 
 `import relscale as rs` costs nothing: what stands below is imported when it is first used. A wing leads
-to its modules in the same way, as in `rs.laws.lines.t_critical`.
+to its modules in the same way, as in `rs.laws.intervals.t_critical`.
 """
 
-import importlib
-from collections.abc import Iterable
-from types import ModuleType
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from relscale._lazy import room
+from relscale._version import __version__
+
 
 if TYPE_CHECKING:  # for editors and type checkers; a test holds it against the table
     from relscale.suites import load_suite, load_scores
     from relscale.tables import read_table, write_table, join_scores
-    from relscale.importers import from_table, from_wandb, from_lm_eval
+    from relscale.importers import from_table, from_wandb
+    from relscale.lm_eval import from_lm_eval
     from relscale.laws.isoflop import fit_isoflop
     from relscale.laws.frontiers import frontier
     from relscale.laws.curves import fit_power_law, fit_saturating_law
@@ -43,7 +43,8 @@ _HOME = {
     for module, names in {
         "suites": "load_suite load_scores",
         "tables": "read_table write_table join_scores",
-        "importers": "from_table from_wandb from_lm_eval",
+        "importers": "from_table from_wandb",
+        "lm_eval": "from_lm_eval",
         "laws.isoflop": "fit_isoflop",
         "laws.frontiers": "frontier",
         "laws.curves": "fit_power_law fit_saturating_law",
@@ -76,40 +77,27 @@ _ROOMS = (
     "tables",
     "importers",
     "suites",
+    "lm_eval",
     "analysis",
     "report",
+    "sheets",
     "figures",
     "panels",
     "study",
+    "train_commands",
+    "table_commands",
     "cli",
 )
-_TRAINED = ("jax", "equinox", "optax", "grain", "tensorstore", "orbax", "tokenizers", "jaxtyping")
 
 __all__ = ["__version__", *_HOME, *_WINGS, *_ROOMS]
 
 
-def _room(package: str, rooms: Iterable[str], name: str) -> ModuleType:
-    """A module of a package, imported when it is asked for: the `__getattr__` of every wing."""
-    if name not in rooms:
-        raise AttributeError(f"module {package!r} has no attribute {name!r}")
-    try:
-        return importlib.import_module(f"{package}.{name}")
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _TRAINED:
-            raise
-        from relscale.core import UserError
-
-        raise UserError(
-            f"{package}.{name} needs {error.name}, which is not installed: pip install 'relscale[train]'"
-        ) from None
-
-
 def __getattr__(name: str) -> object:
     if name not in _HOME:
-        return _room(__name__, (*_WINGS, *_ROOMS), name)
+        return room(__name__, (*_WINGS, *_ROOMS), name)
     wing, _, leaf = f"{__name__}.{_HOME[name]}".rpartition(".")
     rooms = (leaf,)
-    value = globals()[name] = getattr(_room(wing, rooms, leaf), name)
+    value = globals()[name] = getattr(room(wing, rooms, leaf), name)
     return value
 
 

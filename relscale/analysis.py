@@ -19,17 +19,14 @@ from .core import UserError
 from .laws.curves import PowerLawFit, fit_power_law
 from .laws.diagnosis import Diagnosis, diagnose
 from .laws.frontiers import bootstrap_frontier, frontier
+from .laws.intervals import Interval
 from .laws.isoflop import IsoFlopFit, fit_isoflop
-from .laws.lines import Interval
 from .laws.relative import RelativeFit, fit_relative
 from .results import Result
 from .style import HOUSE_STYLE, group_style
 from .tables import axis_label, join_scores, validate_runs
 
 # %% ../nbs/10_analysis.ipynb #2147ea56
-_STEPS = {"num_params": "model sizes", "num_tokens": "token counts"}
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Analysis(Result):
     """What a suite says about its groups: the fits and the rows behind them. Made by `analyse` or `analyse_points`.
@@ -55,68 +52,77 @@ class Analysis(Result):
     @property
     def groups(self) -> list[str]:
         """The baseline, then all others by name."""
-        return [self.baseline, *self.relative.estimates.index]
+        return [self.baseline, *self.relative.table.index]
 
     @property
     def num_budgets(self) -> int:
         """Distinct scales that the laws rest on."""
-        return int(self.relative.estimates["num_budgets"].iloc[0])
+        return int(self.relative.table["num_budgets"].iloc[0])
 
     @property
     def steps(self) -> str:
-        """What the distinct scales are, in a word."""
+        """What the distinct scales are, in a word: budgets, model sizes or token counts."""
         return _STEPS.get(self.scale, "budgets")
 
-    def laws(self) -> pd.DataFrame:
-        """One row a group (the index), baseline first: its absolute law, then its relative law and verdicts.
+    @property
+    def warnings(self) -> list[str]:
+        """What may be wrong with the input though nothing forbids it, a sentence each."""
+        return _warnings(self)
 
-        The baseline has no relative law: its ratio is one by definition, and its row is empty there.
-        """
-        rows = []
-        for name, law in self.absolute.items():
-            table = law.summary()
-            row = {"group": name}
-            for quantity in table.index:
-                row |= {f"{quantity}{'' if c == 'value' else '_' + c}": table.at[quantity, c]
-                        for c in ("value", "stderr", "low", "high")}  # fmt: skip
-            rows.append(row)
-        absolute = pd.DataFrame(rows).set_index("group").loc[self.groups]
-        laws = absolute.join(self.relative.summary()).rename_axis("group")
-        return laws.assign(
-            baseline=self.baseline, metric=self.metric, interval=self.relative.interval
-        )
+    def laws(self) -> pd.DataFrame:
+        """One row a group (the index), baseline first: its absolute law, then its relative law and verdicts."""
+        return _laws_table(self)
 
     def summary(self) -> pd.DataFrame:
         """The verdicts: one row a group, with what they rest on."""
-        columns = ["verdict_rate", "verdict_gap", "ratio_start", "ratio_end", "percent_per_decade",
-                   "delta_beta", "low", "high", "p_value", "p_adjusted"]  # fmt: skip
-        return self.relative.summary()[columns]
+        return self.relative.summary()[list(_SUMMARY)]
 
     def plot(self, axes=None):
         """Panels: relative laws, absolute laws and, for a suite, compute-optimal points. Returns the axes."""
-        count = 2 if self.isoflop is None else 3
-        if axes is None:
-            import matplotlib.pyplot as plt
-
-            with plt.rc_context(HOUSE_STYLE):
-                axes = plt.subplots(1, count, figsize=(4.4 * count, 3.8))[1]
-        panels = {
-            "Relative laws": self.relative.plot(axes[0]),
-            "Absolute laws": plot_absolute(self, axes[1]),
-        }
-        if self.isoflop is not None:
-            panels["Compute-optimal points"] = self.isoflop.plot(axes[2])
-        for title, ax in panels.items():
-            ax.set_title("")
-            ax.set_title(title, loc="left")
-        return axes
+        return _plot_panels(self, axes)
 
     def __repr__(self) -> str:
         return f"Analysis of {len(self.groups)} groups at {self.num_budgets} {self.steps}, baseline {self.baseline!r}"
 
     def _repr_html_(self) -> str:
-        said = "".join(f"<li>{html.escape(s)}</li>" for s in verdict_sentences(self))
-        return f"<ul>{said}</ul>" + self.summary().to_html(float_format="{:.3g}".format)
+        return _as_html(self)
+
+# %% ../nbs/10_analysis.ipynb #a5b6bb05
+_STEPS = {"num_params": "model sizes", "num_tokens": "token counts"}
+
+
+def _refuse_unfit(rows: pd.DataFrame, scores: pd.DataFrame, baseline: str, metric: str) -> None:
+    """Refuse what no relative law can be fitted to: no baseline, a score instead of an error, too few budgets."""
+    groups = sorted(rows["group"].unique())
+    if baseline not in groups:
+        raise UserError(
+            f"no baseline {baseline!r} in scores.group: choose one of {', '.join(groups)}"
+        )
+    if scores.loc[scores["metric"] == metric, "higher_is_better"].astype(bool).any():
+        raise UserError(
+            f"metric {metric!r} is better when higher, so it is no error: analyse a loss, such as bits_per_byte"
+        )
+    budgets = sorted(rows["budget_flops"].unique())
+    if len(budgets) < 3:
+        shown = ", ".join(f"{b:g}" for b in budgets)
+        raise UserError(
+            f"finished runs have {len(budgets)} budgets ({shown}): a law needs at least 3"
+        )
+
+
+def _fit_macro_mean(runs: pd.DataFrame, rows: pd.DataFrame, metric: str) -> IsoFlopFit:
+    """The compute-optimal points of the plain mean of all groups."""
+    macro = f"macro_mean_{metric}"
+    means = rows.groupby("run_id")["value"].mean().rename(macro)
+    return fit_isoflop(runs.merge(means, left_on="run_id", right_index=True), error=macro)
+
+
+def _absolute_laws(points: pd.DataFrame, scale: str) -> dict[str, PowerLawFit]:
+    """A power law per group."""
+    return {
+        g: fit_power_law(points[points["group"] == g], scale=scale, error="value")
+        for g in sorted(points["group"].unique())
+    }
 
 # %% ../nbs/10_analysis.ipynb #3372e6c9
 def analyse(
@@ -146,60 +152,38 @@ def analyse(
     how
         How a group is read on the frontier: see `relscale.laws.frontiers.frontier`.
     interval, adjust, n_bootstrap, seed
-        How the intervals are made: see `relscale.laws.relative.fit_relative`. "nested" redraws the runs.
+        How the intervals are made: see `relscale.laws.relative.fit_relative`. "nested" resamples the runs.
 
     Raises
     ------
     UserError
         The baseline is absent, there are fewer than three budgets, the metric is better when higher,
         or a table breaks the contract.
+
+    Examples
+    --------
+    >>> runs, scores = rs.read_table("runs.csv"), rs.read_table("scores.csv")
+    >>> rs.analyse(runs, scores, baseline="text").summary()["verdict_gap"].to_dict()
+    {'code': 'gap widens', 'speech': 'gap widens'}
     """
     rows = join_scores(runs, scores, metric=metric, task=task)
-    rows = rows.sort_values(
-        ["budget_flops", "num_params", "run_id", "group"], ignore_index=True
-    )  # sums in one order
-    groups = sorted(rows["group"].unique())
-    if baseline not in groups:
-        raise UserError(
-            f"no baseline {baseline!r} in scores.group: choose one of {', '.join(groups)}"
-        )
-    if scores.loc[scores["metric"] == metric, "higher_is_better"].astype(bool).any():
-        raise UserError(
-            f"metric {metric!r} is better when higher, so it is no error: analyse a loss, such as bits_per_byte"
-        )
-    budgets = sorted(rows["budget_flops"].unique())
-    if len(budgets) < 3:
-        shown = ", ".join(f"{b:g}" for b in budgets)
-        raise UserError(
-            f"finished runs have {len(budgets)} budgets ({shown}): a law needs at least 3"
-        )
-    runs = validate_runs(runs).sort_values(
-        ["budget_flops", "num_params", "run_id"], ignore_index=True
-    )
-    macro = f"macro_mean_{metric}"
-    means = rows.groupby("run_id")["value"].mean().rename(macro)
-    finished = runs.merge(means, left_on="run_id", right_index=True)
-    isoflop = fit_isoflop(finished, error=macro)
+    _refuse_unfit(rows, scores, baseline, metric)
+    order = ["budget_flops", "num_params", "run_id"]
+    rows = rows.sort_values([*order, "group"], ignore_index=True)
+    runs = validate_runs(runs).sort_values(order, ignore_index=True)
+    isoflop = _fit_macro_mean(runs, rows, metric)
     points, draws = frontier(isoflop, rows, how=how), None
     if interval == "nested":
         draws = bootstrap_frontier(isoflop, rows, how=how, n_bootstrap=n_bootstrap, seed=seed)
-    left_out = runs[runs["status"] != "finished"].reset_index(drop=True)
     relative = fit_relative(
         points, baseline=baseline, interval=interval, adjust=adjust, draws=draws,
         n_bootstrap=n_bootstrap, seed=seed,
     )  # fmt: skip
+    left_out = runs[runs["status"] != "finished"].reset_index(drop=True)
     return Analysis(
         rows, left_out, baseline, metric, how, "train_flops", isoflop, points,
         _absolute_laws(points, "train_flops"), relative, diagnose(relative),
     )  # fmt: skip
-
-
-def _absolute_laws(points: pd.DataFrame, scale: str) -> dict[str, PowerLawFit]:
-    """A power law per group."""
-    return {
-        g: fit_power_law(points[points["group"] == g], scale=scale, error="value")
-        for g in sorted(points["group"].unique())
-    }
 
 # %% ../nbs/10_analysis.ipynb #f087ad7d
 def analyse_points(
@@ -214,30 +198,79 @@ def analyse_points(
     n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> Analysis:
-    """The same for a table of points: one row a group and scale, such as `relscale.importers.from_table` reads.
+    """Fit everything that a table of points can tell: one row a group and scale, as `from_table` reads them.
 
     Parameters
     ----------
     rows
         Columns group, value (an error, lower is better) and the scale; and the run column, where it is named.
+    baseline
+        The group that every other is compared with.
     scale
         "train_flops", "num_params", "num_tokens" or another positive column.
     run
         Column that pairs rows of one model: see `relscale.laws.relative.fit_relative`.
     metric
         What the error is, for labels and words.
+    interval, adjust, n_bootstrap, seed
+        How the intervals are made: see `relscale.laws.relative.fit_relative`.
+
+    Raises
+    ------
+    UserError
+        The baseline is absent, a group lacks a point, or there are fewer than three scales.
+
+    Examples
+    --------
+    >>> study = rs.analyse_points(rs.read_table("evals.csv"), baseline="usa")
+    >>> study.summary()["verdict_gap"].to_dict()
+    {'india': 'gap narrows', 'kenya': 'gap widens'}
     """
     rows = rows.sort_values([c for c in ("group", scale, run) if c in rows], ignore_index=True)
     relative = fit_relative(
         rows, baseline=baseline, scale=scale, run=run, interval=interval, adjust=adjust,
         n_bootstrap=n_bootstrap, seed=seed,
     )  # fmt: skip
-    if (count := relative.estimates["num_budgets"].iloc[0]) < 3:
+    if (count := relative.table["num_budgets"].iloc[0]) < 3:
         raise UserError(f"{scale} has {count} values: a law with an interval needs at least 3")
     return Analysis(
         rows, rows.iloc[:0], baseline, metric, "given", scale, None, rows,
         _absolute_laws(rows, scale), relative, None if interval == "block" else diagnose(relative),
     )  # fmt: skip
+
+# %% ../nbs/10_analysis.ipynb #2ce9fc8b
+def _warnings(analysis: Analysis) -> list[str]:
+    """Whether every group's error rises from the smallest to the largest scale, in a sentence."""
+    points = analysis.frontier.sort_values(analysis.scale, kind="stable")
+    ends = points.groupby("group")["value"].agg(["first", "last"])
+    if not (ends["last"] > ends["first"]).all():
+        return []
+    return [
+        f"{analysis.metric} rises with {analysis.scale} in every group, and the verdicts are for errors, "
+        "where lower is better; of an accuracy give 1 - accuracy"
+    ]
+
+# %% ../nbs/10_analysis.ipynb #245a541a
+_SUMMARY = ("verdict_rate", "verdict_gap", "ratio_start", "ratio_end", "percent_per_decade",
+            "delta_beta", "low", "high", "p_value", "p_adjusted")  # fmt: skip
+
+
+def _laws_table(analysis: Analysis) -> pd.DataFrame:
+    """Absolute laws beside relative ones; the baseline's ratio is one by definition, so its relative law is empty."""
+    rows = []
+    for name, law in analysis.absolute.items():
+        table = law.summary()
+        row = {"group": name}
+        for quantity in table.index:
+            row |= {f"{quantity}{'' if c == 'value' else '_' + c}": table.at[quantity, c]
+                    for c in ("value", "stderr", "low", "high")}  # fmt: skip
+        rows.append(row)
+    absolute = pd.DataFrame(rows).set_index("group").loc[analysis.groups]
+    relative = analysis.relative
+    laws = absolute.join(relative.summary()).rename_axis("group")
+    return laws.assign(
+        baseline=analysis.baseline, metric=analysis.metric, interval=relative.interval
+    )
 
 # %% ../nbs/10_analysis.ipynb #7042ebef
 def plot_absolute(analysis: Analysis, ax, *, names: bool = True):
@@ -269,6 +302,26 @@ def plot_absolute(analysis: Analysis, ax, *, names: bool = True):
     if names and len(styles) <= 9:
         ax.legend(fontsize=8, frameon=False)
     return ax
+
+# %% ../nbs/10_analysis.ipynb #66e64088
+def _plot_panels(analysis: Analysis, axes=None):
+    """The panels of an analysis side by side."""
+    count = 2 if analysis.isoflop is None else 3
+    if axes is None:
+        import matplotlib.pyplot as plt
+
+        with plt.rc_context(HOUSE_STYLE):
+            axes = plt.subplots(1, count, figsize=(4.4 * count, 3.8))[1]
+    panels = {
+        "Relative laws": analysis.relative.plot(axes[0]),
+        "Absolute laws": plot_absolute(analysis, axes[1]),
+    }
+    if analysis.isoflop is not None:
+        panels["Compute-optimal points"] = analysis.isoflop.plot(axes[2])
+    for title, ax in panels.items():
+        ax.set_title("")
+        ax.set_title(title, loc="left")
+    return axes
 
 # %% ../nbs/10_analysis.ipynb #c82abdf7
 def signed_text(value: float, digits: int = 3) -> str:
@@ -309,6 +362,13 @@ def verdict_sentences(analysis: Analysis) -> list[str]:
             f"{name}: error falls {'faster' if faster else 'more slowly'} than on {base} ({size}); {gap}."
         )
     return sentences
+
+# %% ../nbs/10_analysis.ipynb #1b5a7d32
+def _as_html(analysis: Analysis) -> str:
+    """Sentences, warnings and verdicts, as a notebook shows them."""
+    said = [*analysis.warnings, *verdict_sentences(analysis)]
+    items = "".join(f"<li>{html.escape(s)}</li>" for s in said)
+    return f"<ul>{items}</ul>" + analysis.summary().to_html(float_format="{:.3g}".format)
 
 # %% ../nbs/10_analysis.ipynb #e38a4756
 def _listed(names: Sequence[str]) -> str:

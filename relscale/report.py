@@ -223,13 +223,13 @@ def _shape_table(analysis: Analysis) -> pd.DataFrame:
     table = {
         "Group": found.index.astype(str),
         "A relative law?": found["supported"],
-        "Scatter about it": [f"{100 * s:.2g}\u00a0%" for s in found["scatter"]],
+        "Scatter about it": [f"{100 * s:.2g}\u00a0%" for s in found["sigma"]],
         "P": [p_text(p) for p in found["p_shape_adjusted"]],
         "Why": [f"{why[0].upper()}{why[1:]}" for why in found["why"]],
     }
     return pd.DataFrame(table).reset_index(drop=True)
 
-
+# %% ../nbs/11_report.ipynb #ac7f1884
 def _facts(analysis: Analysis) -> list[tuple[str, str]]:
     """What the page says at its head."""
     scales = analysis.frontier[analysis.scale]
@@ -251,6 +251,80 @@ def _facts(analysis: Analysis) -> list[tuple[str, str]]:
         ("Error", axis_label(analysis.metric)),
     ]
 
+# %% ../nbs/11_report.ipynb #6f603a47
+_INTERVALS = {
+    "t": "Student's t on the scatter about each line",
+    "pairs": "a bootstrap of the points",
+    "wild": "a wild bootstrap-t with Webb's weights",
+    "block": "a bootstrap of whole runs",
+    "nested": "a bootstrap that resamples the runs and fits the optima again",
+}
+_ADJUST = {"holm": "Holm", "bh": "Benjamini and Hochberg"}
+_UNITS = {"num_params": "parameters", "num_tokens": "tokens"}
+
+
+def _words(analysis: Analysis) -> dict:
+    """What the sentences of the page need to know."""
+    scales, runs = analysis.frontier[analysis.scale], analysis.rows
+    given = analysis.isoflop is None
+    optima = () if given else analysis.isoflop.optima.itertuples()
+    pieces = () if given else sorted(set(zip(runs["suite"], runs["corpus"], strict=True)))
+    return {
+        "suite": "a table of points" if given else ", ".join(f"{s}, {c}" for s, c in pieces),
+        "metric": axis_label(analysis.metric),
+        "answer": short_answer(analysis),
+        "facts": _facts(analysis),
+        "unit": _UNITS.get(analysis.scale, "compute"),
+        "adjust": _ADJUST[analysis.relative.adjust],
+        "how_sure": _INTERVALS[analysis.relative.interval],
+        "decades": math.log10(scales.max() / scales.min()),
+        "num_seeds": 1 if given else runs["seed"].nunique(),
+        "rising": [g for g in analysis.groups if analysis.absolute[g].values["exponent"] > 0],
+        "flagged": [
+            f"Budget {_cell(float(o.budget_flops))} FLOPs, {o.status}: {o.reason}."
+            for o in optima
+            if o.status != "interior"
+        ],
+    }
+
+# %% ../nbs/11_report.ipynb #abf29080
+def _figures(analysis: Analysis) -> dict[str, str]:
+    """The figures as SVG; the relative laws twice, for a wide page and a narrow one."""
+    relative, alt = analysis.relative.plot, f"Relative laws. {'; '.join(short_answer(analysis))}"
+    figures = {
+        "relative": _svg(relative, "rel", alt, (8.4, 4.2)),
+        "relative_narrow": _svg(relative, "reln", alt, (4.1, 4.0)),
+        "absolute": _svg(
+            lambda ax: plot_absolute(analysis, ax), "abs", "Absolute law of each group", (4.3, 3.7)
+        ),
+    }
+    if analysis.isoflop is not None:
+        label = "Macro mean against training tokens, a parabola a budget"
+        figures["isoflop"] = _svg(analysis.isoflop.plot, "iso", label, (4.3, 3.7))
+    return figures
+
+
+def _tables(analysis: Analysis) -> dict[str, dict | None]:
+    """The tables of the page; None where there is nothing to show."""
+    out = analysis.left_out
+    columns = ["run_id", "status", "budget_flops", "num_params", "num_tokens"]
+    return {
+        "optima": _table(
+            _optima_table(analysis), "Points of the laws", right=("Parameters", "Tokens")
+        ),
+        "absolute": _table(_absolute_table(analysis), "Absolute laws"),
+        "shape": analysis.diagnosis
+        and _table(_shape_table(analysis), "Is the ratio a law", right=("Scatter about it", "P")),
+        "left_out": _table(out[columns], "Runs left out") if len(out) else None,
+    }
+
+
+def _section(name: str, content: pd.DataFrame | str) -> dict:
+    """A section that the caller adds: a table, or paragraphs of text."""
+    if isinstance(content, pd.DataFrame):
+        return {"title": name, "table": _table(content, name)}
+    return {"title": name, "paragraphs": content.strip().split("\n\n")}
+
 # %% ../nbs/11_report.ipynb #4968da9e
 def write_report(
     analysis: Analysis,
@@ -260,10 +334,12 @@ def write_report(
     lead: str | None = None,
     sections: Mapping[str, pd.DataFrame | str] | None = None,
 ) -> Path:
-    """Write the analysis as one self-contained HTML page; equal input gives equal bytes.
+    """Write the analysis as one self-contained HTML report; equal input gives equal bytes.
 
     Parameters
     ----------
+    analysis
+        What `relscale.analysis.analyse` or `analyse_points` found.
     path
         File to write, `.html`. It needs no network, no script and no file beside it.
     title, lead
@@ -275,82 +351,29 @@ def write_report(
     ------
     UserError
         The path does not end in `.html`.
+
+    Examples
+    --------
+    >>> study = rs.analyse_points(rs.read_table("evals.csv"), baseline="usa")
+    >>> rs.write_report(study, "page.html", title="Who gains from scale?").name
+    'page.html'
     """
     import jinja2
     from markupsafe import Markup, escape
 
-    from relscale import __version__
+    from relscale._version import __version__
 
     path = Path(path)
     if path.suffix != ".html":
         raise UserError(f"{path}: a report is one web page: name it .html")
-    optima = None if analysis.isoflop is None else analysis.isoflop.optima
-    hollow = [] if optima is None else list(optima[optima["status"] != "interior"].itertuples())
-    scales = analysis.frontier[analysis.scale]
-    alt = "; ".join(short_answer(analysis))
-    figures = {
-        "relative": _svg(analysis.relative.plot, "rel", f"Relative laws. {alt}", (8.4, 4.2)),
-        "relative_narrow": _svg(
-            analysis.relative.plot, "reln", f"Relative laws. {alt}", (4.1, 4.0)
-        ),
-        "absolute": _svg(
-            lambda ax: plot_absolute(analysis, ax), "abs", "Absolute law of each group", (4.3, 3.7)
-        ),
-    }
-    if optima is not None:
-        label = "Macro mean against training tokens, a parabola a budget"
-        figures["isoflop"] = _svg(analysis.isoflop.plot, "iso", label, (4.3, 3.7))
     context = {
         "version": __version__,
         "title": title,
         "lead": lead,
-        "suite": "a table of points"
-        if optima is None
-        else ", ".join(
-            f"{s}, {c}"
-            for s, c in sorted(
-                set(zip(analysis.rows["suite"], analysis.rows["corpus"], strict=True))
-            )
-        ),
         "a": analysis,
-        "metric": axis_label(analysis.metric),
-        "answer": short_answer(analysis),
-        "facts": _facts(analysis),
         "verdicts": _verdict_rows(analysis),
-        "figures": {k: Markup(v) for k, v in figures.items()},
-        "optima": _table(
-            _optima_table(analysis), "Points of the laws", right=("Parameters", "Tokens")
-        ),
-        "flagged": [
-            f"Budget {_cell(float(r.budget_flops))} FLOPs, {r.status}: {r.reason}." for r in hollow
-        ],
-        "absolute": _table(_absolute_table(analysis), "Absolute laws"),
-        "shape": analysis.diagnosis
-        and _table(_shape_table(analysis), "Is the ratio a law", right=("Scatter about it", "P")),
-        "unit": {"num_params": "parameters", "num_tokens": "tokens"}.get(analysis.scale, "compute"),
-        "adjust": {"holm": "Holm", "bh": "Benjamini and Hochberg"}[analysis.relative.adjust],
-        "how_sure": {
-            "t": "Student's t on the scatter about each line",
-            "pairs": "a bootstrap of the points",
-            "wild": "a wild bootstrap-t with Webb's weights",
-            "block": "a bootstrap of whole runs",
-            "nested": "a bootstrap that redraws the runs and fits the optima again",
-        }[analysis.relative.interval],
-        "sections": [
-            {"title": name, "table": _table(v, name)}
-            if isinstance(v, pd.DataFrame)
-            else {"title": name, "paragraphs": v.strip().split("\n\n")}
-            for name, v in (sections or {}).items()
-        ],
-        "left_out": _table(
-            analysis.left_out[["run_id", "status", "budget_flops", "num_params", "num_tokens"]],
-            "Runs left out",
-        )
-        if len(analysis.left_out)
-        else None,
-        "decades": math.log10(scales.max() / scales.min()),
-        "num_seeds": 1 if optima is None else analysis.rows["seed"].nunique(),
-        "rising": [g for g in analysis.groups if analysis.absolute[g].values["exponent"] > 0],
+        "figures": {k: Markup(v) for k, v in _figures(analysis).items()},
+        "sections": [_section(name, content) for name, content in (sections or {}).items()],
     }
     source = (importlib.resources.files("relscale") / "report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -359,5 +382,6 @@ def write_report(
     environment.filters["raised"] = lambda text: Markup(
         re.sub(r"10\^(−?\d+)", r"10<sup>\1</sup>", str(escape(text)))
     )
+    context |= _words(analysis) | _tables(analysis)
     write_atomic(path, environment.from_string(source).render(context) + "\n")
     return path

@@ -10,19 +10,19 @@ __all__ = ['TRAINER_SHARE_OF_GEMM', 'ANALYSIS_CHOICES', 'StudyConfig', 'study_pl
 import dataclasses
 import importlib.metadata
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .core import UserError, human, human_time, require, write_atomic
+from .core import UserError, claim, human, human_time, write_atomic
 from .plan.cost import gemm_flops_per_second
 from .plan.recipes import SMALL, Plan, plan_isoflop, save_plan
 from .plan.spec import from_json, to_json
-from .sweep.attempts import read_record
-from .sweep.driver import claim, make_tables, progress_bar, put_tables, sweep
-from .sweep.store import connect
-from .sweep.suite import TextConfig, prepare_text, read_card, suite_job
+from .sweep.driver import progress_bar, sweep
+from .sweep.prepare import TextConfig, prepare_text, read_card
+from .sweep.store import connect, read_record
+from .sweep.suite import keep_tables, require_training, suite_job
 from .sweep.workers import available_cores
 from .text.sources import domain_name
 
@@ -54,7 +54,7 @@ class StudyConfig:
     interval: Literal["t", "pairs", "wild"] = "t"
     """Interval of the relative laws: Student t, pairs bootstrap (the paper's), wild bootstrap."""
     n_bootstrap: int = 2000
-    """Bootstrap draws."""
+    """Resamples of a bootstrap."""
 
     def __post_init__(self):
         if len(set(self.domain_names)) < len(self.domains) or len(self.domains) < 2:
@@ -142,12 +142,15 @@ def read_config(out: Path) -> StudyConfig:
         raise UserError(f"{path}: damaged ({error}); choose another --out") from None
 
 
-def _unused(out: Path) -> bool:
-    """Whether a folder is absent or holds at most traces of a study that had not begun."""
+def _refuse_other_folder(out: Path) -> None:
+    """Refuse a folder that holds other things than a study, or than the traces of one that had not begun."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give a folder with --out")
+    if not out.exists() or (out / "study.json").exists():
+        return
     traces = (".claim", ".lock", "leases", "tokens")
-    return not out.exists() or all(p.name in traces or p.suffix == ".part" for p in out.iterdir())
+    if not all(p.name in traces or p.suffix == ".part" for p in out.iterdir()):
+        raise UserError(f"{out}: not empty and not a study; choose a new folder with --out")
 
 # %% ../nbs/20_study.ipynb #51841fda
 ANALYSIS_CHOICES = ("baseline", "interval", "n_bootstrap")
@@ -155,10 +158,8 @@ ANALYSIS_CHOICES = ("baseline", "interval", "n_bootstrap")
 
 def check_folder(out: Path, config: StudyConfig) -> None:
     """Write the choices into a folder; refuse one that holds runs of other choices, or other things."""
-    if not (out / "study.json").exists():
-        if not _unused(out):
-            raise UserError(f"{out}: not empty and not a study; choose a new folder with --out")
-    elif (out / "corpora.json").exists():
+    _refuse_other_folder(out)
+    if (out / "corpora.json").exists():
         mine, theirs = dataclasses.asdict(config), dataclasses.asdict(read_config(out))
         differ = [k for k in mine if k not in ANALYSIS_CHOICES and mine[k] != theirs[k]]
         if differ:
@@ -171,7 +172,7 @@ def check_folder(out: Path, config: StudyConfig) -> None:
 
 # %% ../nbs/20_study.ipynb #0009d9e1
 def study_text(config: StudyConfig) -> TextConfig:
-    """The text of a study, as a suite takes it."""
+    """The text of a study, in the form of a suite's."""
     return TextConfig(config.domains, config.train_bytes, config.heldout_bytes, config.seed)
 
 # %% ../nbs/20_study.ipynb #838ade82
@@ -197,7 +198,7 @@ class StudyResult:
 
         return verdict_sentences(self.analysis)
 
-
+# %% ../nbs/20_study.ipynb #14420703
 def run_study(
     config: StudyConfig,
     out: Path | str,
@@ -205,7 +206,7 @@ def run_study(
     num_workers: int | None = None,
     say: Callable[[str], None] = print,
 ) -> StudyResult:
-    """Bring a study to its report, going on from whatever the folder holds.
+    """Bring a study to its report, resuming from whatever the folder holds.
 
     Parameters
     ----------
@@ -225,21 +226,10 @@ def run_study(
     """
     from relscale.text.tokens import open_store
 
-    require(
-        "train",
-        "jax",
-        "equinox",
-        "optax",
-        "grain",
-        "tensorstore",
-        "orbax",
-        "tokenizers",
-        "tqdm",
-    )
+    require_training()
     out = Path(out)
     plan, store = study_plan(config), connect(out)
-    if not (out / "study.json").exists() and not _unused(out):
-        raise UserError(f"{out}: not empty and not a study; choose a new folder with --out")
+    _refuse_other_folder(out)
     with claim(out):
         check_folder(out, config)
         say(f"text: {', '.join(config.domain_names)}")
@@ -248,31 +238,26 @@ def run_study(
             open_store(out / "tokens" / name)  # a damaged store is found before any run meets it
         write_atomic(out / "plan.json", save_plan(plan))
         say(f"runs: {len(plan.runs)}, {human(plan.train_flops, 'FLOPs')} of training")
+        job = suite_job(out, card)
         with progress_bar(plan.runs) as show:
-            result = sweep(
-                plan.runs,
-                suite_job(out, card),
-                num_workers=num_workers,
-                on_progress=show,
-                say=say,
-            )
-        runs, scores = make_tables(
-            plan.to_frame().assign(suite="study"), result.results, result.failed
-        )
-        for note in put_tables(store, {"runs": runs, "scores": scores}):
-            say(note)
-        failed = result.reasons()
-        try:
-            analysis = draw_study(out, config)
-        except UserError as error:
-            if not failed:
-                raise
-            raise UserError(
-                f"{next(iter(failed.values()))}; {len(failed)} of {len(plan.runs)} runs failed, "
-                f"too many to fit laws: {error}"
-            ) from None
+            result = sweep(plan.runs, job, num_workers=num_workers, on_progress=show, say=say)
+        keep_tables(store, plan, result, suite="study", say=say)
+        analysis = _draw_what_finished(out, config, result.reasons())
     say(f"report: {out / 'report.html'}")
-    return StudyResult(out, analysis, failed)
+    return StudyResult(out, analysis, result.reasons())
+
+
+def _draw_what_finished(out: Path, config: StudyConfig, failed: Mapping[str, str]):
+    """Draw the study; where too few runs are left to fit laws, say first why runs failed."""
+    try:
+        return draw_study(out, config)
+    except UserError as error:
+        if not failed:
+            raise
+        why, number = next(iter(failed.values())), len(study_plan(config).runs)
+        raise UserError(
+            f"{why}; {len(failed)} of {number} runs failed, too many to fit laws: {error}"
+        ) from None
 
 # %% ../nbs/20_study.ipynb #dedebd41
 def draw_study(out: Path, config: StudyConfig):

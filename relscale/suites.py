@@ -29,10 +29,21 @@ def load_suite(name: str) -> pd.DataFrame:
 
     `laptop` is one `relscale study` with its defaults, 28 runs. `mini` is this project's own suite under several
     mixtures, optimizers and seeds; its column `suite` names the piece, and `weight_*` the mixture.
+
+    Raises
+    ------
+    UserError
+        There is no such suite; the message lists those that ship.
+
+    Examples
+    --------
+    >>> suite = rs.load_suite("held2025")
+    >>> suite.groupby("corpus").size().unique()
+    array([85])
     """
     return validate_runs(read_table(data_path(f"{_known(name)}/runs.csv")))
 
-
+# %% ../nbs/05_suites.ipynb #e2f84afd
 def load_scores(name: str) -> pd.DataFrame:
     """The scores table of a suite, for `join_scores` with its runs.
 
@@ -40,6 +51,16 @@ def load_scores(name: str) -> pd.DataFrame:
     probability. `laptop` and `mini` have held-out text of each training domain in bits per byte, and `mini` also
     speeches, questions and risk behaviours. `held2025` published one loss a run, which is in its runs table, and
     has no scores.
+
+    Raises
+    ------
+    UserError
+        There is no such suite, or it ships no scores.
+
+    Examples
+    --------
+    >>> rs.load_scores("laptop")["group"].unique().tolist()
+    ['code', 'docs', 'bible', 'licences']
     """
     if _known(name) not in _SCORES:
         raise UserError(f"{name} ships no scores: what was published is in load_suite({name!r})")

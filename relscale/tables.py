@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['RUNS_SCHEMA', 'SCORES_SCHEMA', 'SCALES', 'Column', 'axis_label', 'name_rows', 'validate_runs', 'validate_scores',
-           'validate_rows', 'write_table', 'read_table', 'join_scores']
+           'validate_rows', 'write_table', 'read_as_is', 'read_table', 'read_folder', 'join_scores']
 
 # %% ../nbs/03_tables.ipynb #22fb7a9a
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -271,51 +272,169 @@ def validate_rows(frame: pd.DataFrame) -> pd.DataFrame:
 
 # %% ../nbs/03_tables.ipynb #24ec5aef
 def write_table(frame: pd.DataFrame, path: Path | str) -> None:
-    """Write a table as `.csv` or `.parquet`, atomically; equal frames give equal bytes.
+    """Write a table as `.csv`, `.parquet`, `.json` or `.jsonl`, atomically; equal frames give equal bytes.
 
     The index is not written. Columns of the contract are written in their declared types.
+
+    Raises
+    ------
+    UserError
+        The suffix is another, or a cell holds what JSON has no form for, such as an infinite number.
+
+    Examples
+    --------
+    >>> rs.write_table(pd.DataFrame({"run_id": ["007"], "loss": [3.1]}), "few.jsonl")
+    >>> open("few.jsonl").read()
+    '{"run_id": "007", "loss": 3.1}\\n'
     """
-    path = Path(path)
-    frame = _conform(frame)
-    if path.suffix == ".csv":
-        with atomic_path(path) as scratch:
-            frame.to_csv(scratch, index=False, lineterminator="\n")
-    elif path.suffix == ".parquet":
-        with atomic_path(path) as scratch:
-            frame.to_parquet(scratch, index=False, engine="pyarrow")
-    else:
-        raise UserError(f"{path}: unknown suffix {path.suffix!r}: name it .csv or .parquet")
+    path, frame = Path(path), _conform(frame)
+    writers = {
+        ".csv": lambda file: frame.to_csv(file, index=False, lineterminator="\n"),
+        ".parquet": lambda file: frame.to_parquet(file, index=False, engine="pyarrow"),
+        ".json": lambda file: file.write_bytes(b"[" + b",\n".join(_records(frame, path)) + b"]\n"),
+        ".jsonl": lambda file: file.write_bytes(b"".join(r + b"\n" for r in _records(frame, path))),
+    }
+    if path.suffix not in writers:
+        raise UserError(f"{path}: unknown suffix {path.suffix!r}: give {', '.join(writers)}")
+    with atomic_path(path) as scratch:
+        writers[path.suffix](scratch)
+
+
+def _records(frame: pd.DataFrame, path: Path) -> list[bytes]:
+    """Each row as JSON; a missing cell is null."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    try:
+        return [json.dumps(row, allow_nan=False, ensure_ascii=False).encode() for row in rows]
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{path}: JSON cannot hold a cell ({error}): write it as .csv or .parquet"
+        ) from None
 
 # %% ../nbs/03_tables.ipynb #458a0635
-def read_table(path: Path | str) -> pd.DataFrame:
-    """Read a `.csv` or `.parquet` table; columns of the contract come back in their declared types.
+_UNREADABLE = (ValueError, OSError, RecursionError, OverflowError, NotImplementedError, AttributeError, TypeError)  # fmt: skip
 
-    It does not check the contract: `validate_runs` and `validate_scores` do.
+
+def read_as_is(path: Path | str, text: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a `.csv`, `.parquet`, `.json` or `.jsonl` table as it is; columns named in `text` stay text.
+
+    Only an empty cell (CSV) or a null (JSON, Parquet) is missing. Records of JSON may be nested: a.b is a column.
     """
     path = Path(path)
-    if path.suffix not in (".csv", ".parquet"):
-        raise UserError(f"{path}: unknown suffix {path.suffix!r}: give a .csv or .parquet file")
+    readers = {
+        ".csv": lambda: _read_csv(path, text),
+        ".parquet": lambda: pd.read_parquet(path, engine="pyarrow").reset_index(drop=True),
+        ".json": lambda: pd.json_normalize(_from_json(path.read_text("utf-8-sig"))),
+        ".jsonl": lambda: pd.json_normalize(
+            [_from_json(r) for r in path.read_text("utf-8-sig").split("\n") if r.strip()]
+        ),
+    }
+    if path.suffix not in readers:
+        raise UserError(f"{path}: unknown suffix {path.suffix!r}: give {', '.join(readers)}")
     if not path.is_file():
         raise UserError(f"{path}: no such file: check the path")
     try:
-        if path.suffix == ".parquet":
-            frame = pd.read_parquet(path, engine="pyarrow")
-        else:
-            text = {name: str for name, kind in _KIND.items() if kind == "text"}
-            frame = pd.read_csv(
-                path,
-                dtype=text,
-                keep_default_na=False,  # a group may be called NA or None
-                na_values=["", "nan", "NaN"],
-            )
-    except (ValueError, OSError) as error:
+        return readers[path.suffix]()
+    except _UNREADABLE as error:
         mend = "save it as UTF-8" if isinstance(error, UnicodeDecodeError) else "write it again"
+        reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{path}: not a readable {path.suffix[1:]} table ({error}): {mend}"
+            f"{path}: cut short, or not {path.suffix[1:]} ({reason}): {mend}"
         ) from error
-    return _conform(frame)
+
+
+def _read_csv(path: Path, text: Sequence[str]) -> pd.DataFrame:
+    frame = pd.read_csv(
+        path,
+        dtype=dict.fromkeys(text, str),
+        keep_default_na=False,
+        na_values=[""],
+        low_memory=False,
+    )
+    if not isinstance(frame.index, pd.RangeIndex):  # pandas took the first column for row names
+        raise ValueError("rows have more cells than the header has names")
+    return frame
+
+
+def _from_json(text: str) -> object:
+    """A JSON value in which NaN and Infinity stay the words that they are, as in CSV."""
+    return json.loads(text, parse_constant=str)
+
+# %% ../nbs/03_tables.ipynb #8eb846f2
+_TEXT = [name for name, kind in _KIND.items() if kind == "text"]
+
+
+def read_table(path: Path | str) -> pd.DataFrame:
+    """Read a `.csv`, `.parquet`, `.json` or `.jsonl` table; columns of the contract come in their declared types.
+
+    It does not check the contract: `validate_runs` and `validate_scores` do.
+
+    Raises
+    ------
+    UserError
+        No such file, another suffix, a file cut short, or a column of the contract that is not of its type.
+
+    Examples
+    --------
+    >>> rs.read_table("runs.csv")["budget_flops"].unique()
+    array([1.e+12, 3.e+12, 1.e+13, 3.e+13, 1.e+14])
+    """
+    return _conform(read_as_is(path, _TEXT))
+
+# %% ../nbs/03_tables.ipynb #29e22f06
+def read_folder(
+    folder: Path | str, *, columns: Mapping[str, str] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables `runs` and `scores` of a folder, from .parquet, .csv, .json or .jsonl files.
+
+    `columns` tells names that differ: the contract's name to the files' name. Nothing is validated yet.
+    """
+    folder, columns = Path(folder), columns or {}
+    ours = {found: wanted for wanted, found in columns.items()}
+    text = [*_TEXT, *(found for wanted, found in columns.items() if wanted in _TEXT)]
+    tables = []
+    for name in ("runs", "scores"):
+        files = [folder / f"{name}{suffix}" for suffix in (".parquet", ".csv", ".json", ".jsonl")]
+        if not (there := [f for f in files if f.is_file()]):
+            raise UserError(
+                f"{folder}: no {name}.parquet or {name}.csv: a suite needs runs and scores"
+            )
+        frame = read_as_is(there[0], text)
+        if twice := [w for f, w in ours.items() if f != w and {f, w} <= set(frame.columns)]:
+            raise UserError(
+                f"{there[0]}: {twice[0]} is there, and so is {columns[twice[0]]}: map neither"
+            )
+        tables.append(_conform(frame.rename(columns=ours)))
+    return tables[0], tables[1]
 
 # %% ../nbs/03_tables.ipynb #37c178b8
+def _of_one_task(scores: pd.DataFrame, metric: str, task: str | None) -> pd.DataFrame:
+    """The scores of one metric and one task, or a UserError that lists what there is."""
+    chosen = scores[scores["metric"] == metric]
+    if chosen.empty:
+        raise UserError(
+            f"no score of metric {metric!r}: there is {', '.join(sorted(set(scores['metric'])))}"
+        )
+    tasks = sorted(set(chosen["task"]))
+    if task is None and len(tasks) > 1:
+        raise UserError(f"metric {metric!r} has {len(tasks)} tasks: name one of {', '.join(tasks)}")
+    if task is not None and task not in tasks:
+        raise UserError(f"no task {task!r} with metric {metric!r}: there is {', '.join(tasks)}")
+    return chosen[chosen["task"] == (task or tasks[0])]
+
+
+def _refuse_holes(run_ids: pd.Series, scores: pd.DataFrame) -> None:
+    """Refuse a run without a score of one of the groups."""
+    groups = sorted(set(scores["group"]))
+    counts = scores.groupby("run_id").size().reindex(run_ids, fill_value=0)
+    if not (short := (counts < max(len(groups), 1)).to_numpy()).any():
+        return
+    run_id = counts.index[short][0]
+    lost = sorted(set(groups) - set(scores.loc[scores["run_id"] == run_id, "group"]))
+    raise UserError(
+        f"run {run_id} has no score for {', '.join(lost[:5]) or 'every group'}: evaluate it, or mark it not finished"
+    )
+
+# %% ../nbs/03_tables.ipynb #d5a3bb85
 def join_scores(
     runs: pd.DataFrame,
     scores: pd.DataFrame,
@@ -336,6 +455,12 @@ def join_scores(
     ------
     UserError
         No finished run, no such metric or task, two task versions, or a run without one of the groups.
+
+    Examples
+    --------
+    >>> rows = rs.join_scores(rs.read_table("runs.csv"), rs.read_table("scores.csv"))
+    >>> rows.groupby("group").size().to_dict()
+    {'code': 20, 'speech': 20, 'text': 20}
     """
     runs, scores = validate_runs(runs), validate_scores(scores)
     if clash := {"task", "group", "metric", "value", "stderr"} & set(runs.columns):
@@ -347,33 +472,13 @@ def join_scores(
         raise UserError(
             f"no finished run: status is {', '.join(sorted(set(runs['status'])))} throughout"
         )
-    chosen = scores[scores["metric"] == metric]
-    if chosen.empty:
-        raise UserError(
-            f"no score of metric {metric!r}: there is {', '.join(sorted(set(scores['metric'])))}"
-        )
-    tasks = sorted(set(chosen["task"]))
-    if task is None and len(tasks) > 1:
-        raise UserError(f"metric {metric!r} has {len(tasks)} tasks: name one of {', '.join(tasks)}")
-    if task is not None and task not in tasks:
-        raise UserError(f"no task {task!r} with metric {metric!r}: there is {', '.join(tasks)}")
-    chosen = chosen[
-        (chosen["task"] == (task or tasks[0])) & chosen["run_id"].isin(finished["run_id"])
-    ]
+    chosen = _of_one_task(scores, metric, task)
+    chosen = chosen[chosen["run_id"].isin(finished["run_id"])]
     if len(versions := sorted(set(chosen["task_version"]))) > 1:
         raise UserError(
-            f"{task or tasks[0]} has versions {', '.join(versions)}: evaluate all runs with one"
+            f"{chosen['task'].iloc[0]} has versions {', '.join(versions)}: evaluate all runs with one"
         )
-    groups = sorted(set(chosen["group"]))
-    counts = chosen.groupby("run_id").size().reindex(finished["run_id"], fill_value=0)
-    if (counts < max(len(groups), 1)).any():
-        run_id = counts.index[counts.to_numpy() < max(len(groups), 1)][0]
-        lost = sorted(set(groups) - set(chosen.loc[chosen["run_id"] == run_id, "group"])) or [
-            "every group"
-        ]
-        raise UserError(
-            f"run {run_id} has no score for {', '.join(lost[:5])}: evaluate it, or mark it not finished"
-        )
+    _refuse_holes(finished["run_id"], chosen)
     joined = finished.merge(
         chosen[["run_id", "group", "value", "stderr"]], on="run_id", validate="one_to_many"
     )

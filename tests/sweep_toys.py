@@ -14,8 +14,8 @@ import time
 
 from relscale.core import Preempted, RunFailed
 from relscale.plan.recipes import SMALL, Plan, plan_run, save_plan
-from relscale.sweep.attempts import Job
-from relscale.sweep.driver import RetryPolicy, make_tables, put_tables, sweep
+from relscale.sweep.driver import RetryPolicy, sweep
+from relscale.sweep.jobs import Job, make_tables, put_tables
 from relscale.sweep.leases import LeaseRule
 from relscale.sweep.store import connect
 from relscale.sweep.workers import ending

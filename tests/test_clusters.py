@@ -6,6 +6,7 @@ A cluster is started once for all its questions. Calls are functions of this fil
 import contextlib
 import os
 import signal
+import tempfile
 import time
 from concurrent.futures import wait
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from relscale.core import Preempted, UserError, WorkerLost
-from relscale.sweep import clusters, ray_dask
+from relscale.sweep import clusters, ray_dask, slurm
 
 TUNABLES = "glibc.malloc.hugetlb=1"  # glibc reads it when a program starts
 ENVIRONMENT = {
@@ -22,10 +23,10 @@ ENVIRONMENT = {
     "RELSCALE_WORD": "two words; '1'",
 }
 STARTS = {
-    "slurm": lambda folder: clusters.slurm_executor(
+    "slurm": lambda folder: slurm.slurm_executor(
         2,
         environment=ENVIRONMENT,
-        options=clusters.SlurmOptions(cluster="local", folder=str(folder)),
+        options=slurm.SlurmOptions(cluster="local", folder=str(folder)),
     ),
     "dask": lambda folder: ray_dask.dask_executor(2, environment=ENVIRONMENT),
     "ray": lambda folder: ray_dask.ray_executor(2, environment=ENVIRONMENT),
@@ -126,8 +127,8 @@ def test_calls_side_by_side_have_cores_of_their_own(cluster):
 def test_a_corpus_in_shards_is_the_store_of_a_serial_run(cluster, tmp_path):
     pytest.importorskip("tokenizers", reason="token stores need the extra `train`")
     from relscale.text.documents import Document
+    from relscale.text.shards import write_store
     from relscale.text.tokenizer import train_tokenizer
-    from relscale.text.tokens import write_store
 
     documents = [Document("d", str(i), f"{i:b} text " * 40) for i in range(6)]
     tokenizer = train_tokenizer([d.text for d in documents], 265)
@@ -213,8 +214,8 @@ def test_slurms_commands(tmp_path, monkeypatch):
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_STATE", str(tmp_path))
-    monkeypatch.setattr(clusters, "LATE_S", 0.5)
-    options = clusters.SlurmOptions(
+    monkeypatch.setattr(slurm, "LATE_S", 0.5)
+    options = slurm.SlurmOptions(
         folder=str(tmp_path / "shared"),
         timeout_min=90,
         memory_gb=6,
@@ -228,7 +229,7 @@ def test_slurms_commands(tmp_path, monkeypatch):
         sbatch={"constraint": "a100"},
         ask_every_s=0.5,
     )
-    with clusters.slurm_executor(3, environment=ENVIRONMENT, options=options) as executor:
+    with slurm.slurm_executor(3, environment=ENVIRONMENT, options=options) as executor:
         (scratch,) = (tmp_path / "shared").iterdir()
         assert scratch.stat().st_mode & 0o777 == 0o700
         right = executor.submit(at_start, "MODULE"), executor.submit(at_start, "RELSCALE_WORD")
@@ -301,15 +302,15 @@ def test_slips_are_told(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="memory_gb"):
         ray_dask.DaskOptions(address="tcp://head:8786", memory_gb=4)
     with pytest.raises(UserError, match="cluster='pbs'"):
-        clusters.SlurmOptions(cluster="pbs")
+        slurm.SlurmOptions(cluster="pbs")
     monkeypatch.setenv("PATH", str(tmp_path))
     pytest.importorskip("submitit", reason="needs the extra `slurm`")
     with (
         pytest.raises(UserError, match="no sbatch"),
-        clusters.slurm_executor(options=clusters.SlurmOptions(folder=str(tmp_path))),
+        slurm.slurm_executor(options=slurm.SlurmOptions(folder=str(tmp_path))),
     ):
         pass
-    with pytest.raises(UserError, match="num_workers=0"), clusters.slurm_executor(0):
+    with pytest.raises(UserError, match="num_workers=0"), slurm.slurm_executor(0):
         pass
 
 
@@ -325,3 +326,14 @@ def test_dasks_workers_that_cannot_do_are_told():
                 ray_dask.dask_executor(environment={"RELSCALE_WORD": "a b"}, options=options),
             ):
                 pass
+
+
+def test_a_call_gives_its_cores_back(tmp_path, monkeypatch):
+    """One core while the block runs, and afterwards all that were there; the locks lie in a folder of the test."""
+    if not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two cores")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = os.sched_getaffinity(0)
+    with clusters.pinned(1) as cores:
+        assert len(cores) == 1 and os.sched_getaffinity(0) == cores
+    assert os.sched_getaffinity(0) == before

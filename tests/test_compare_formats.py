@@ -65,7 +65,7 @@ def test_against_brute_force_on_the_ladder():
         np.testing.assert_allclose(got.at[name, "r2_left_out"], 1 - missed / total, rtol=1e-8)
         slope, height = np.polyfit(x, y, 1)
         sigma = math.sqrt(np.sum((y - height - slope * x) ** 2) / 28)
-        np.testing.assert_allclose(got.at[name, "scatter_decades"], sigma / abs(slope), rtol=1e-8)
+        np.testing.assert_allclose(got.at[name, "sigma_decades"], sigma / abs(slope), rtol=1e-8)
     assert (got["r2_left_out"] < got["r2_adjusted"]).all() and (
         got["r2_adjusted"] < got["r2"]
     ).all()
@@ -105,7 +105,7 @@ def test_a_longer_range_raises_r2_and_leaves_the_scatter():
     scores.loc[rows, "value"] *= np.exp(extra.loc[scores.loc[rows, "run_id"]].to_numpy())
     long = compare_formats(runs.assign(train_flops=wide), scores, {"x": "mcq"}).summary().loc["x"]
     assert long["r2"] > short["r2"] + 0.15
-    assert 0.7 < long["scatter_decades"] / short["scatter_decades"] < 1.4
+    assert 0.7 < long["sigma_decades"] / short["sigma_decades"] < 1.4
 
 
 def test_groups_and_reference():
@@ -130,14 +130,14 @@ def test_groups_and_reference():
 
 def test_equal_formats_are_rarely_told_apart():
     """Two formats of one truth, 120 suites of 15 runs: at most 10 % differ at P < 0.05 (4 sigma would be 13 %)."""
-    from relscale.laws.formats import _p_of, _redrawn_correlations
+    from relscale.laws.formats import _p_of, _resampled_correlations
 
     random, x, hits = np.random.default_rng(1), np.linspace(-1, 1, 15), 0
     noise = math.sqrt(x.var() * 0.4 / 0.6)
     for i in range(120):
         y = x + noise * random.normal(size=(2, 15))
         z = np.arctanh([np.corrcoef(x, row)[0, 1] for row in y])
-        drawn = np.arctanh(_redrawn_correlations(x, y, np.arange(15), 300, seed=i))
+        drawn = np.arctanh(_resampled_correlations(x, y, np.arange(15), 300, seed=i))
         hits += _p_of(z[0] - z[1], drawn[:, 0] - drawn[:, 1], 15) < 0.05
     assert hits <= 12
 
@@ -184,3 +184,25 @@ def test_plots_and_no_jax():
     code = "import sys, relscale.laws.formats; print({'jax', 'matplotlib', 'scipy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_r2_interval_is_students_on_fishers_scale():
+    """Draws whose z has a standard deviation of exactly 0.2, of ten blocks: 2.306004 of them either way."""
+    from relscale.laws.formats import _r2_interval
+
+    z = np.arctanh(0.6) + 0.2 * np.array([-1.0, 1.0])
+    want = np.tanh(np.arctanh(0.6) + 2.306004 * np.array([-0.2, 0.2])) ** 2
+    np.testing.assert_allclose(_r2_interval(0.6, np.tanh(z), 10), want, rtol=1e-6)
+    np.testing.assert_allclose(_r2_interval(-0.6, np.tanh(-z), 10), want, rtol=1e-6)
+    assert _r2_interval(0.1, np.tanh(z), 10)[0] == 0  # no correlation is among the possible
+
+
+def test_a_difference_of_formats_has_one_p_whoever_is_the_reference():
+    runs, scores = suite(r2=0.9)
+    other = suite(seed=1, r2=0.3)[1].assign(task="cf")
+    both, formats = pd.concat([scores, other]), {"x": "mcq", "y": "cf"}
+    found = [
+        compare_formats(runs, both, formats, reference=name).summary()["p_difference"].dropna()
+        for name in formats
+    ]
+    assert 0 < found[0]["y"] < 1 and math.isclose(found[0]["y"], found[1]["x"], rel_tol=1e-9)

@@ -12,7 +12,7 @@ from relscale.laws.contrasts import (
     find_crossings,
     fit_covariate,
 )
-from relscale.laws.lines import t_critical
+from relscale.laws.intervals import t_critical
 from relscale.laws.relative import fit_relative
 
 FLOPS = np.geomspace(1e18, 1e20, 7)
@@ -160,3 +160,28 @@ def test_known_floors_are_kept():
     )
     with pytest.raises(UserError, match="floors lack 'a'"):
         compare_fits(rows, baseline="base", floors={"base": 0.0})
+
+
+def test_crossings_by_draws_do_not_depend_on_who_is_the_baseline():
+    """The draws of a pair are differences of the same resamples, so the baseline drops out but for rounding."""
+    rows = suite({"a": (1.05, -0.02), "b": (1.2, -0.03)})
+    found = [
+        find_crossings(fit_relative(rows, baseline=name, interval="pairs"), [("a", "b")])
+        for name in ("base", "a", "b")
+    ]
+    for other in found[1:]:
+        np.testing.assert_allclose(
+            other[["crossing", "low", "high"]], found[0][["crossing", "low", "high"]], rtol=1e-6
+        )
+
+
+def test_pearson_has_the_interval_of_fisher():
+    """Against scipy, whose normal quantile has more digits than 1.959964."""
+    from scipy.stats import pearsonr
+
+    fit, c = covariate_suite(0.004)
+    found = fit_covariate(fit, c)
+    reference = pearsonr(found.rows["covariate"], found.rows["delta_beta"])
+    np.testing.assert_allclose(
+        found.pearson, [reference.statistic, *reference.confidence_interval(0.95)], atol=1e-7
+    )

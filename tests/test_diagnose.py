@@ -11,14 +11,14 @@ from relscale.core import UserError
 from relscale.laws import power, shape
 from relscale.laws.diagnosis import Diagnosis, diagnose
 from relscale.laws.frontiers import frontier
+from relscale.laws.intervals import adjust_p
 from relscale.laws.isoflop import fit_isoflop
-from relscale.laws.lines import adjust_p
 from relscale.laws.power import (
-    frontier_scatter,
+    frontier_sigma,
     minimum_detectable,
     plan_power,
     power_to_detect,
-    scatter_of,
+    sigma_of,
 )
 from relscale.laws.relative import fit_relative
 from relscale.laws.simulate import Design, Noise, Surface, simulate_suite
@@ -160,12 +160,12 @@ def test_structure_equals_a_transcription(scales):
         d, r = structure_by_hand(x, y)
         row = table.loc[name]
         assert row["durbin_watson"] == pytest.approx(d, rel=1e-7)
-        assert row["spread_trend"] == pytest.approx(r, rel=1e-6)
+        assert row["sigma_trend"] == pytest.approx(r, rel=1e-6)
         tail = min(np.mean(null[:, 0] <= d), np.mean(null[:, 0] >= d))
         spread = np.mean(np.abs(null[:, 1]) >= abs(r))
         for got, p, times in (
             (row["p_neighbours"], tail, 2),
-            (row["p_spread"], spread, 1),
+            (row["p_sigma"], spread, 1),
         ):
             size = np.sqrt(max(p * (1 - p), 1e-3) / 2000)
             assert got == pytest.approx(min(1, times * p), abs=3.5 * times * size)
@@ -201,8 +201,8 @@ def test_false_alarms_are_five_in_a_hundred(scales):
     """8,000 unseen straight lines; 3.5 binomial errors, root two for the simulated null, is .012."""
     x = np.log(scales)
     y = np.random.default_rng(11).normal(size=(8000, len(x)))
-    _, ps, _ = shape._test_shape(x, shape._residuals(x, y), 8000, 0)
-    for name in ("bend", "break", "shape", "neighbours", "spread"):
+    _, ps, _ = shape.judge_shapes(x, shape.line_residuals(x, y), 8000, 0)
+    for name in ("bend", "break", "shape", "neighbours", "trend"):
         assert np.mean(ps[name] < 0.05) == pytest.approx(0.05, abs=0.012), name
     assert np.mean(ps["shift"] < 0.05) < 0.062  # Bonferroni is a bound
 
@@ -211,8 +211,8 @@ def test_a_table_of_straight_laws_is_rarely_flagged():
     """20 groups that share a baseline, 1,500 tables: any flag in 5 % at most, plus 3 binomial errors."""
     rng, x = np.random.default_rng(12), np.log(SCALES)
     y = rng.normal(size=(1500, 20, 7)) - rng.normal(size=(1500, 1, 7))
-    residual = shape._residuals(x, y.reshape(-1, 7))
-    p = shape._test_shape(x, residual, 20_000, 0)[1]["shape"].reshape(1500, 20)
+    residual = shape.line_residuals(x, y.reshape(-1, 7))
+    p = shape.judge_shapes(x, residual, 20_000, 0)[1]["shape"].reshape(1500, 20)
     assert np.mean(p.min(axis=1) * 20 < 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1500)
 
 
@@ -222,9 +222,9 @@ def test_a_detectable_bend_is_flagged(count):
     x = np.log(SCALES)
     z = x - x.mean()
     table = diagnose(fit_of(noisy(SCALES, 6, count=count))).summary()
-    bend = (table["bend_detectable"] / table["scatter"]).iloc[0]
+    bend = (table["bend_detectable"] / table["sigma"]).iloc[0]
     y = np.random.default_rng(13).normal(size=(2000, 7)) + bend / 2 / np.ptp(x) * z**2
-    p = shape._test_shape(x, shape._residuals(x, y), 20_000, 0)[1]["shape"]
+    p = shape.judge_shapes(x, shape.line_residuals(x, y), 20_000, 0)[1]["shape"]
     flagged = np.mean(p * count < 0.05)
     assert 0.8 - 0.027 < flagged < 0.95  # and the promise is not idle
 
@@ -280,7 +280,7 @@ def test_p_values_do_not_depend_on_units_or_baseline():
     one = diagnose(fit).summary().iloc[0]
     other = diagnose(fit_relative(scaled, baseline="base", run="run")).summary().iloc[0]
     swapped = diagnose(fit_relative(fit.rows, baseline="only", run="run")).summary().iloc[0]
-    names = [n for n in one.index if n.startswith("p_")] + ["durbin_watson", "spread_trend"]
+    names = [n for n in one.index if n.startswith("p_")] + ["durbin_watson", "sigma_trend"]
     for table in (other, swapped):
         np.testing.assert_allclose(table[names].astype(float), one[names].astype(float), rtol=1e-5)
         assert table["status"] == one["status"]
@@ -354,19 +354,19 @@ def test_one_budget_that_carries_the_verdict_is_named():
     assert table.loc["turned", "status"] == "one budget carries it"
 
 
-def test_frontier_scatter_is_a_leverage():
+def test_frontier_sigma_is_a_leverage():
     z = np.arange(5) - 2
     closed = np.sum(z**4) / (5 * np.sum(z**4) - np.sum(z**2) ** 2)
     noise = Noise(run=9.0, group=0.003, evaluation=0.004, budget=0.002)
     expected = np.sqrt(2 * (closed * 0.005**2 / 3 + 0.002**2))
-    assert frontier_scatter(5, noise, num_seeds=3) == pytest.approx(expected, rel=1e-12)
+    assert frontier_sigma(5, noise, num_seeds=3) == pytest.approx(expected, rel=1e-12)
     at_end = np.vander([0.0, 0.25, 0.5, 0.75, 1.0], 3)
     hat = at_end @ np.linalg.pinv(at_end)
-    own = frontier_scatter(5, Noise(group=1.0), off_centre=-0.5)
+    own = frontier_sigma(5, Noise(group=1.0), off_centre=-0.5)
     assert own == pytest.approx(np.sqrt(2 * hat[0, 0]), rel=1e-9)
 
 
-def test_frontier_scatter_is_that_of_the_pipeline():
+def test_frontier_sigma_is_that_of_the_pipeline():
     """30 suites through fit_isoflop and frontier, 210 readings: 3 errors of a deviation are 15 %."""
     noise, logs = Noise(run=0.004, group=0.003), []
     design = Design(tuple(np.geomspace(1e12, 1e14, 7)))
@@ -380,20 +380,20 @@ def test_frontier_scatter_is_that_of_the_pipeline():
         )
         logs.append(np.log(wide["other"] / wide["base"]).to_numpy())
     spread = np.sqrt(np.var(logs, axis=0, ddof=1).mean())
-    assert spread == pytest.approx(frontier_scatter(5, noise), rel=0.15)
+    assert spread == pytest.approx(frontier_sigma(5, noise), rel=0.15)
 
 
-def test_scatter_of_is_the_chi_square_interval():
+def test_sigma_of_is_the_chi_square_interval():
     fit = fit_of(noisy(SCALES, 15, count=3))
-    table, x = scatter_of(fit), np.log(SCALES)
+    table, x = sigma_of(fit), np.log(SCALES)
     y = fit.log_ratio[1]
     s2 = np.sum((y - np.polyval(np.polyfit(x, y, 1), x)) ** 2) / 5
     low, high = 5 * s2 / stats.chi2.ppf([0.975, 0.025], 5)
-    got = table.loc["g1", ["scatter", "low", "high"]].to_numpy()
+    got = table.loc["g1", ["sigma", "low", "high"]].to_numpy()
     np.testing.assert_allclose(got**2, [s2, low, high], rtol=1e-7)
-    assert 5 < table.loc["pooled", "freedom"] < 15
+    assert 5 < table.loc["pooled", "degrees_of_freedom"] < 15
     alike = fit_of({"a": y, "b": 2 + y, "c": 0.01 * x + y})
-    assert scatter_of(alike).loc["pooled", "freedom"] == pytest.approx(
+    assert sigma_of(alike).loc["pooled", "degrees_of_freedom"] == pytest.approx(
         5
     )  # no more than one of them
 
@@ -405,7 +405,7 @@ def test_pooled_scatter_interval_covers():
     for _ in range(2000):
         y = rng.normal(size=(6, 7)) - rng.normal(size=7)
         object.__setattr__(template, "log_ratio", y)
-        row = scatter_of(template).loc["pooled"]
+        row = sigma_of(template).loc["pooled"]
         hits.append(row["low"] < np.sqrt(2) < row["high"])
     assert np.mean(hits) > 0.95 - 0.015
 
@@ -419,7 +419,7 @@ def test_plan_agrees_with_its_parts():
     table = plan.summary()
     assert len(table) == 2 * 8 * 4
     for row in table.sample(6, random_state=0).to_dict("records"):
-        sd = frontier_scatter(row["num_sizes"], noise, num_seeds=row["num_seeds"])
+        sd = frontier_sigma(row["num_sizes"], noise, num_seeds=row["num_seeds"])
         design = np.geomspace(1e18, 1e20, row["num_budgets"])
         assert row["power"] == pytest.approx(
             power_to_detect(row["delta_beta"], design, sd, num_groups=5).item()
@@ -466,11 +466,11 @@ def test_slips_are_said_in_one_line():
         (lambda: diagnose(fit).plot(group="nobody"), "no group 'nobody'"),
         (lambda: power_to_detect(0.1, [1e18, 1e19], 0.1), "at least 3 points"),
         (lambda: minimum_detectable([1e18, 1e19, 1e20], 0.1, what="bend"), "at least 4 points"),
-        (lambda: minimum_detectable(SCALES, 0.0), "positive scatter"),
+        (lambda: minimum_detectable(SCALES, 0.0), "positive sigma"),
         (lambda: minimum_detectable(SCALES, 0.1, power=1.0), "below 1"),
         (lambda: minimum_detectable(SCALES, 0.1, what="gap"), "'slope' or 'bend'"),
-        (lambda: scatter_of(fit_of(noisy(SCALES[:2], 1), SCALES[:2])), "at least 3 budgets"),
-        (lambda: frontier_scatter(2, Noise()), "3 sizes"),
+        (lambda: sigma_of(fit_of(noisy(SCALES[:2], 1), SCALES[:2])), "at least 3 budgets"),
+        (lambda: frontier_sigma(2, Noise()), "3 sizes"),
         (lambda: plan_power(0.0, first=1, last=2, sigma=0.1), "other than zero"),
         (lambda: plan_power(0.1, first=1, last=2), "one of the two"),
         (lambda: plan_power(0.1, first=1, last=2, sigma=1, num_sizes=(3, 5)), "give noise="),

@@ -1,4 +1,4 @@
-"""Documents: duplicates, pieces, leaks and the split, on real and made-up text."""
+"""Documents: duplicates, pieces, contamination and the split, on real and made-up text."""
 
 import subprocess
 import sys
@@ -76,7 +76,7 @@ def test_texts_without_words_are_equal_only_when_equal():
     assert rd.deduplicate([]) == []
 
 
-# --- pieces, split, leaks --------------------------------------------------------------------------
+# --- pieces, split, contamination --------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=60)
@@ -93,7 +93,7 @@ def test_split_keeps_sources_apart_and_ignores_the_order_given(chapters):
     parts = rd.split(chapters, heldout_bytes=30_000, train_bytes=500_000, seed=5)
     sides = [
         {d.name.split("#")[0] for d in side}
-        for side in (parts.train, parts.heldout, parts.leaked, parts.spare)
+        for side in (parts.train, parts.heldout, parts.contaminated, parts.spare)
     ]
     assert sum(map(len, sides)) == len(set.union(*sides))
     assert 30_000 <= rd.total_bytes(parts.heldout) < 30_000 + 1.5 * rd.PIECE_BYTES
@@ -103,8 +103,8 @@ def test_split_keeps_sources_apart_and_ignores_the_order_given(chapters):
 
 
 @pytest.mark.parametrize("domain", ["bible", "letters"])
-@pytest.mark.parametrize("fraction, leaks", [(0.1, False), (0.5, True), (1.0, True)])
-def test_a_planted_leak_is_dropped(chapters, domain, fraction, leaks):
+@pytest.mark.parametrize("fraction, contaminated", [(0.1, False), (0.5, True), (1.0, True)])
+def test_planted_contamination_is_dropped(chapters, domain, fraction, contaminated):
     """A part of a held-out chapter, in capitals and in another wrapping, is quoted in the training text."""
     chapters = chapters[:400]
     victim = rd.split(chapters, heldout_bytes=20_000).heldout[1]
@@ -116,21 +116,21 @@ def test_a_planted_leak_is_dropped(chapters, domain, fraction, leaks):
         parts = rd.split([*chapters, *others, planted], heldout_bytes=20_000)
         if any(d.name.startswith("planted") for d in parts.train):
             break
-    assert (victim in parts.leaked) == leaks
-    assert (victim in parts.heldout) == (not leaks)
-    assert rd.leak_fractions([victim], parts.train)[0] == pytest.approx(fraction, abs=0.06)
+    assert (victim in parts.contaminated) == contaminated
+    assert (victim in parts.heldout) == (not contaminated)
+    assert rd.contaminated_fractions([victim], parts.train)[0] == pytest.approx(fraction, abs=0.06)
 
 
-def test_leak_fraction_counts_words_in_long_shared_runs():
+def test_contamination_counts_words_in_long_shared_runs():
     words = [f"w{i}" for i in range(100)]
     held = Document("x", "h", " ".join(words))
     shared = lambda n: Document("x", "t", "before " + " ".join(words[20 : 20 + n]) + " after")  # noqa: E731
-    assert [rd.leak_fractions([held], [shared(n)])[0] for n in (12, 13, 40)] == pytest.approx(
-        [0, 0.13, 0.4]
-    )
-    assert rd.leak_fractions([], [held]).size == 0
+    assert [
+        rd.contaminated_fractions([held], [shared(n)])[0] for n in (12, 13, 40)
+    ] == pytest.approx([0, 0.13, 0.4])
+    assert rd.contaminated_fractions([], [held]).size == 0
     short = Document("x", "s", "only three words")
-    assert rd.leak_fractions([short, held], [held, short]) == pytest.approx([1, 1])
+    assert rd.contaminated_fractions([short, held], [held, short]) == pytest.approx([1, 1])
 
 
 def test_too_little_text_is_refused(chapters):
@@ -140,3 +140,14 @@ def test_too_little_text_is_refused(chapters):
         rd.split([Document("x", str(i), chapters[0].text) for i in range(9)], heldout_bytes=5_000)
     with pytest.raises(UserError, match="positive"):
         rd.split(chapters, heldout_bytes=0)
+
+
+def test_any_piece_of_a_source_may_be_held_out():
+    """Sources of five pieces: over 20 seeds, all first pieces by chance has probability 5**-20."""
+    rng = np.random.default_rng(0)
+    sources = [
+        Document("x", f"s{i}", " ".join(rng.integers(0, 10**6, 2700).astype(str))) for i in range(4)
+    ]
+    assert {len(rd.cut(d)) for d in sources} == {5}
+    held = [rd.split(sources, heldout_bytes=1000, seed=seed).heldout[0] for seed in range(20)]
+    assert len({d.name.split("#")[1] for d in held}) > 1

@@ -12,9 +12,9 @@ import pytest
 from relscale.analysis import analyse, analyse_points
 from relscale.core import UserError
 from relscale.figures import (
+    explained_variance,
     figure_case_studies,
     figure_compute_optimal,
-    figure_faults,
     save_figure,
 )
 from relscale.laws.contrasts import fit_covariate
@@ -31,7 +31,8 @@ from relscale.panels import (
     figure_size_and_data,
     figure_task_laws,
 )
-from relscale.style import OKABE_ITO, group_style
+from relscale.sheets import figure_faults
+from relscale.style import GREY, OKABE_ITO, group_style, hold_colors, use_style
 
 NAMES = ("base", "one", "two", "three", "four", "five")
 
@@ -160,6 +161,61 @@ def test_eight_groups_are_told_apart_on_a_grey_printer():
     assert np.abs(same[0] - same[1]).mean() < 0.25 * (255 - same[0]).mean()
 
 
+def test_a_group_has_one_style_whatever_is_drawn():
+    """Any subset in any order, of more groups than there are colors; held names go before all others."""
+    everyone = [f"g{i}" for i in range(40)]
+    whole = group_style(everyone)
+    some = [everyone[i] for i in (35, 9, 3, 0)]
+    assert group_style(some, among=everyone) == {g: whole[g] for g in some}
+    with hold_colors(everyone):
+        assert group_style(some) == {g: whole[g] for g in some}
+        assert group_style(["x", "y"]) == dict(zip("xy", group_style("ab").values(), strict=True))
+        with hold_colors(["late"]):
+            assert group_style(["late", "g0"])["g0"] == whole["g0"]
+    assert group_style(some)["g35"] == whole["g0"]
+
+
+def test_the_colors_of_a_session(monkeypatch):
+    import matplotlib
+
+    monkeypatch.setattr(matplotlib, "rcParams", matplotlib.rcParams.copy())
+    try:
+        use_style(groups=["a", "b", "c"])
+        assert group_style("cb")["c"]["color"] == OKABE_ITO[2]
+        assert group_style("zc")["z"]["color"] == OKABE_ITO[3]  # the first place that is free
+    finally:
+        use_style()
+    assert group_style("cb")["c"]["color"] == OKABE_ITO[0]
+
+
+def test_no_two_of_thirty_two_groups_look_alike():
+    """Eight colors, then grey; marker and dash together are never the same, so no color is needed."""
+    styles = list(group_style(range(33)).values())
+    assert len({(s["marker"], s["linestyle"]) for s in styles}) == 33
+    assert [s["color"] for s in styles] == [*OKABE_ITO, *[GREY] * 25]
+
+
+def colors_of(ax):
+    """Color of each name at the end of a line of an axes."""
+    return {t.get_text(): t.get_color() for t in ax.texts if t.get_text() in NAMES}
+
+
+def test_one_color_a_group_across_the_panels_of_a_figure(study, suite):
+    """The second suite lacks a group, so those behind it have another place than in the first."""
+    runs, scores = suite
+    other = analyse(runs, scores[scores["group"] != "four"], baseline="base")
+    places = [list(a.groups).index("two") for a in (study, other)]
+    assert places[0] != places[1]
+    ours = colors_of(figure_optimizers(study).axes[1])
+    for figure in (
+        figure_domains({"A": study, "B": other}),
+        figure_case_studies({"A": study, "B": other}),
+    ):
+        for ax in figure.axes:
+            shown = colors_of(ax)
+            assert shown == {name: ours[name] for name in shown}
+
+
 def test_simulated_suites_say_so_and_others_do_not(study, points):
     def said(figure):
         return [t.get_text() for t in figure.texts if "simulated" in t.get_text()]
@@ -175,9 +231,21 @@ def test_points_are_the_tables(study):
         line.get_color(): line.get_ydata() for line in ax.get_lines() if line.get_marker() != "None"
     }
     table = study.relative.points
-    for name, style in group_style(list(study.relative.estimates.index)).items():
+    for name, style in group_style(list(study.relative.table.index)).items():
         own = table[table["group"] == name]
         np.testing.assert_allclose(drawn[style["color"]], own["one_minus_ratio"], rtol=1e-12)
+
+
+def test_what_a_panel_of_a_format_says(study, points):
+    """Format x scores 0.02 above the reference y; the explained variance is the squared correlation of logs."""
+    figure = draw("formats", "page", study, points)
+    said = [t.get_text() for ax in figure.axes for t in ax.texts]
+    assert sum("+0.020 on y" in text for text in said) == 1
+    rng = np.random.default_rng(0)
+    rows = points.assign(loss=points["loss"] * np.exp(0.05 * rng.normal(size=12)))
+    law = fit_power_law(rows, scale="train_flops", error="loss")
+    r = np.corrcoef(np.log(rows["train_flops"]), np.log(rows["loss"]))[0, 1]
+    assert explained_variance(law) == pytest.approx(r**2, rel=1e-6) and r**2 < 0.97
 
 
 def test_compared_panels_share_their_range(study, suite):

@@ -10,6 +10,7 @@ import pytest
 
 from relscale.analysis import Analysis, analyse, analyse_points
 from relscale.laws.simulate import Design, Noise, Surface, simulate_suite
+from relscale.tables import read_table, write_table
 
 RELSCALE = Path(sys.executable).with_name("relscale")
 FLOPS = np.geomspace(1e18, 1e20, 6)
@@ -117,6 +118,56 @@ def test_a_folder_of_csv_tables_with_other_names_is_drawn(tmp_path):
     assert laws.at["law", "delta_beta"] == pytest.approx(expected.at["law", "delta_beta"], rel=1e-9)
 
 
+COUNT = """
+import os, sys
+opened = []
+sys.addaudithook(lambda event, args: event == "open" and opened.append(str(args[0])))
+from relscale.cli import main
+sys.argv[0] = "relscale"
+code = main()
+print([sum(os.path.basename(f) == name for f in opened) for name in ("own.csv", "runs.csv", "scores.csv")])
+sys.exit(code)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments, reads",
+    [
+        (("fit", "own.csv", *MAP), [1, 0, 0]),
+        (("report", "own.csv", *MAP), [1, 0, 0]),
+        (("report", "."), [0, 1, 1]),
+    ],
+)
+def test_a_command_reads_each_file_once(tmp_path, arguments, reads):
+    """Two readers of one file are two rules for what is missing; so each command opens it once."""
+    long_table().to_csv(tmp_path / "own.csv", index=False)
+    for name, table in zip(
+        ("runs", "scores"),
+        simulate_suite({"code": Surface(2.0, 0.2), "law": Surface(2.6, 0.26)}),
+        strict=True,
+    ):
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    done = subprocess.run(
+        [sys.executable, "-c", COUNT, *arguments, "--baseline", "code"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(reads)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "json", "jsonl"])
+def test_every_format_gives_one_answer(tmp_path, suffix):
+    rows = long_table().rename(columns={"domain": "group", "flops": "train_flops", "bpb": "value"})
+    write_table(rows, tmp_path / f"own.{suffix}")
+    done = relscale(
+        tmp_path, "fit", f"own.{suffix}", "--baseline", "code", "--laws", f"laws.{suffix}"
+    )
+    assert done.returncode == 0, done.stderr
+    laws = read_table(tmp_path / f"laws.{suffix}").set_index("group")
+    expected = analyse_points(rows, baseline="code").laws()
+    assert laws.at["law", "delta_beta"] == expected.at["law", "delta_beta"]
+
+
 @pytest.mark.parametrize(
     "change, arguments, words",
     [
@@ -148,7 +199,7 @@ def test_each_slip_is_one_line_and_writes_nothing(tmp_path, change, arguments, w
     [
         ({"sep": ";"}, "commas between columns"),
         ({"encoding": "latin-1"}, "save it as UTF-8"),
-        ({"header": ["domain", " flops", "bpb"]}, "it has domain, ' flops', bpb"),
+        ({"header": ["domain", " flops", "bpb"]}, "did you mean ' flops'?"),
     ],
 )
 def test_a_spreadsheets_habits_are_named(tmp_path, how, words):
@@ -167,6 +218,8 @@ def test_a_score_is_told_from_an_error(tmp_path):
         done = relscale(tmp_path, "fit", f"{name}.csv", "--baseline", "code", *MAP)
         assert done.returncode == 0, done.stderr
         assert ("1 - accuracy" in done.stderr) == (name == "score"), done.stderr
+        page = (tmp_path / f"{name}-report.html").read_text()
+        assert ("1 - accuracy" in page) == (name == "score")
 
 
 def test_points_read_off_a_frontier_give_the_suites_laws():

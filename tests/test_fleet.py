@@ -14,20 +14,18 @@ from scipy.optimize import minimize_scalar
 
 from relscale.cli import main
 from relscale.core import UserError
+from relscale.plan.comparison import best_interval, compare_fleets
 from relscale.plan.cost import H100_SXM, StepChoices, estimate_cost, find_chip
 from relscale.plan.fleet import (
-    PARTS,
     Fleet,
-    best_interval,
-    compare_fleets,
     daly_interval,
     exact_interval,
     expected_hours,
     fleet_runs,
-    simulate_fleet,
     young_interval,
 )
 from relscale.plan.recipes import HELD2025_BUDGETS, plan_isoflop
+from relscale.plan.simulation import PARTS, simulate_fleet
 
 
 def runs_of(hours, devices=1, state_bytes=1e9):
@@ -46,7 +44,7 @@ def runs_of(hours, devices=1, state_bytes=1e9):
 
 @pytest.fixture(scope="module")
 def suite():
-    layout = StepChoices("bfloat16", rematerialise=True, fused_attention=True, sharding="fsdp")
+    layout = StepChoices("bfloat16", remat="block", fused_attention=True, sharding="fsdp")
     plan = plan_isoflop(HELD2025_BUDGETS, corpora=("commonpile", "dclm", "nemotron"))
     return fleet_runs(estimate_cost(plan, H100_SXM, choices=layout))
 
@@ -240,6 +238,35 @@ def test_a_thousand_suites_in_seconds(suite):
     assert seconds < 5  # 0.8 s on the machine that wrote this
 
 
+def test_runs_take_more_devices_until_they_are_short_enough():
+    """At an efficiency of 0.9 a doubling divides the hours by 1.8, and the batch is the limit."""
+    plan = plan_isoflop([1e18])
+    cost = estimate_cost(
+        plan, H100_SXM, choices=StepChoices("bfloat16", remat="block", fused_attention=True)
+    )
+    one = fleet_runs(cost).set_index("run_id")
+    assert (one["devices"] == 1).all()
+    goal = one["hours"].max() / 3  # two doublings for the longest
+    wide = fleet_runs(cost, longest_hours=goal, efficiency=0.9).set_index("run_id")
+    for run_id, row in wide.iterrows():
+        doublings = math.ceil(math.log(max(1, one.loc[run_id, "hours"] / goal), 1.8))
+        assert row["devices"] == 2**doublings
+        assert row["hours"] == pytest.approx(one.loc[run_id, "hours"] / 1.8**doublings, rel=1e-12)
+    batches = cost.rows.set_index("run_id")["batch_size"]
+    widest = fleet_runs(cost, longest_hours=1e-9)
+    assert (widest["devices"].values == batches[widest["run_id"]].values).all()
+
+
+def test_a_summary_is_of_the_suites():
+    """Mean, its standard error, and where nine suites of ten lie, against numpy on the rows themselves."""
+    result = simulate_fleet(runs_of([40.0, 30.0], state_bytes=60e9), Fleet(2, 10), n=100)
+    wall = result.suites["wall_hours"].to_numpy()
+    row = result.summary().loc["wall_hours"]
+    assert row["mean"] == pytest.approx(wall.mean(), rel=1e-12)
+    assert row["stderr"] == pytest.approx(wall.std(ddof=1) / 10, rel=1e-12)
+    assert list(row[["low", "high"]]) == pytest.approx(np.quantile(wall, [0.05, 0.95]), rel=1e-12)
+
+
 def test_a_seed_is_a_suite(suite):
     fleet = Fleet(64, 48)
     a, b, c = (simulate_fleet(suite, fleet, n=3, seed=s).suites for s in (1, 1, 2))
@@ -269,7 +296,7 @@ def test_slips(suite):
 
 
 def test_plan_command_simulates(capsys):
-    layout = ["--chip", "v5p", "--dtype", "bfloat16", "--rematerialise", "--fused-attention"]
+    layout = ["--chip", "v5p", "--dtype", "bfloat16", "--remat", "block", "--fused-attention"]
     layout += ["--sharding", "fsdp"]
     assert main(["plan", *layout, "--devices", "64", "--preemptions-per-day", "1"]) == 0
     said = capsys.readouterr().out

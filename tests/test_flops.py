@@ -1,5 +1,7 @@
 """The ledger against the leaves of a real model and against XLA's own count of operations."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -26,16 +28,27 @@ SHAPES = [
         vocab=512,
         tied=True,
     ),
+    ModelSpec(
+        hidden=128,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=64,
+        mlp=384,
+        vocab=512,
+        qk_norm=False,
+    ),
 ]
+NAMES = ["multi-head", "grouped", "tied", "no-qk-norm"]
 
 
-@pytest.mark.parametrize("spec", SHAPES, ids=["multi-head", "grouped", "tied"])
+@pytest.mark.parametrize("spec", SHAPES, ids=NAMES)
 def test_parameters_are_those_of_the_model(spec):
     model = init_model(spec, key=jax.random.key(0))
     assert param_counts(spec)["total"] == sum(leaf.size for leaf in jax.tree.leaves(model))
 
 
-@pytest.mark.parametrize("spec", SHAPES, ids=["multi-head", "grouped", "tied"])
+@pytest.mark.parametrize("spec", SHAPES, ids=NAMES)
 def test_flops_are_those_that_xla_counts(spec):
     """XLA also counts norms, rotary embeddings and activations, which the convention leaves out: about
     0.5 % at these widths, more at smaller ones. Below 1 the ledger would count work that is not done; half a
@@ -50,6 +63,19 @@ def test_flops_are_those_that_xla_counts(spec):
     batch = jnp.zeros((1, seq_len + 1), jnp.int32)
     trained = jax.jit(jax.value_and_grad(mean_nll)).lower(model, batch).cost_analysis()["flops"]
     assert 2.95 < trained / forward < 3.15, trained / forward
+
+
+def test_fewer_key_heads_shrink_the_projections_alone():
+    """Scores and softmax are of query heads, so grouped queries leave them as they are. By hand, to the last
+    operation: 3 layers, 4 query heads of 64, 100 tokens; three key heads and three value heads fewer."""
+    spec = dataclasses.replace(SHAPES[1], num_kv_heads=4)
+    full, grouped = (
+        forward_flops_per_token(dataclasses.replace(spec, num_kv_heads=n), 100) for n in (4, 1)
+    )
+    assert full["softmax"] == grouped["softmax"] == 3 * (3 * 100 * 4)
+    assert full["attention"] == grouped["attention"] == 3 * (4 * 100 * 4 * 64)
+    assert full["projections"] - grouped["projections"] == 3 * (2 * 128 * 2 * 3 * 64)
+    assert full["total"] - grouped["total"] == full["projections"] - grouped["projections"]
 
 
 def leaves_by_component(spec):
@@ -69,7 +95,7 @@ def leaves_by_component(spec):
 @pytest.mark.parametrize(
     "spec",
     [*SHAPES, model_of_width(512, HELD2025), model_of_width(4096, HELD2025)],
-    ids=["multi-head", "grouped", "tied", "held2025-512", "held2025-4096"],
+    ids=[*NAMES, "held2025-512", "held2025-4096"],
 )
 def test_ledger_has_the_leaves_of_the_model_by_component(spec):
     ledger, leaves = flop_ledger(spec, 128), leaves_by_component(spec)
@@ -77,7 +103,7 @@ def test_ledger_has_the_leaves_of_the_model_by_component(spec):
     assert billed == leaves
 
 
-@pytest.mark.parametrize("spec", SHAPES, ids=["multi-head", "grouped", "tied"])
+@pytest.mark.parametrize("spec", SHAPES, ids=NAMES)
 def test_ledger_adds_up_to_each_convention(spec):
     """Sums of a handful of float64: to 1e-15, and integers exactly."""
     ledger, counts, tokens = flop_ledger(spec, 4096, 10**9), param_counts(spec), 10**9

@@ -38,7 +38,7 @@ def ladder():
 
 def parameters(fit):
     table = fit.summary()
-    return table[table["parameter"] != "scatter"].set_index(["stage", "parameter"])
+    return table[table["parameter"] != "sigma"].set_index(["stage", "parameter"])
 
 
 def test_planted_parameters_come_back_as_often_as_their_intervals_say():
@@ -202,9 +202,9 @@ def test_doubtful_fits_say_so(ladder):
     still = fit_forecast(ladder.assign(score=0.5), chance=0.25)
     assert still.status != "ok" and still.predict(1e24)["value"].item() == pytest.approx(0.5)
     few = fit_forecast(ladder[::8], chance=0.25)
-    assert "no freedom" in few.status and few.predict(1e24)[["low", "new_high"]].isna().all(
-        axis=None
-    )
+    assert "no degrees of freedom" in few.status and few.predict(1e24)[
+        ["low", "new_high"]
+    ].isna().all(axis=None)
     foot = fit_forecast(made_up(FLOPS[:10], rng), chance=0.25, ceiling="free")
     wide = foot.predict(1e26).iloc[0]  # a ceiling that no model came near
     assert foot.status != "ok" or wide["high"] - wide["low"] > 0.1
@@ -310,3 +310,13 @@ def test_import_is_light():
     code = "import sys, relscale.laws.stages; print([m for m in ('jax', 'lmfit', 'scipy', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_stage_two_is_judged_at_the_error_that_was_reached(ladder):
+    """A straight link, written out with numpy: the held-out error goes in, and not its forecast."""
+    train, held = ladder[:21], ladder[21:]
+    line = np.polyfit(train["loss"], train["score"], 1)
+    test = backtest(ladder, holdout=[held["train_flops"].min()], law="power", link="linear")
+    wanted = np.abs(np.polyval(line, held["loss"]) - held["score"])
+    np.testing.assert_allclose(test.table["stage_two_error"], wanted, rtol=1e-6)
+    assert (np.abs(test.table["predicted_error"] - held["loss"].to_numpy()) > 1e-3).any()

@@ -459,6 +459,10 @@ def test_a_tokenizer_that_changes_text_is_refused(opened):
 def test_plot():
     ax = toy().plot()
     assert ax.get_xlabel() == "bits per byte (toy)" and len(ax.get_yticklabels()) == 3
+    groups = toy().summary().iloc[:-2].sort_values("bits_per_byte", ascending=False)
+    bars = np.array(ax.containers[0].lines[2][0].get_segments())[:, :, 0]
+    half = 1.96 * groups["stderr"].to_numpy()  # of a normal law, 95 %
+    np.testing.assert_allclose(np.diff(bars)[:, 0], 2 * half, rtol=1e-9)
 
 
 def test_import_is_light():

@@ -20,7 +20,7 @@ from lm_eval.tasks import TaskManager
 
 from relscale.core import UserError
 from relscale.eval.harness import HarnessModel, generate, main
-from relscale.importers import from_lm_eval
+from relscale.lm_eval import from_lm_eval
 from relscale.model.decoder import init_model, logits
 from relscale.model.hub import save_hf
 from relscale.model.open import open_model

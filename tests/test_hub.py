@@ -18,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 from relscale.core import UserError
 from relscale.model import hub
 from relscale.model.decoder import init_model, logits
-from relscale.model.hub import config_of_spec, load_hf, save_hf, spec_of_config
+from relscale.model.hf_config import config_of_spec, spec_of_config
+from relscale.model.hub import load_hf, save_hf
 from relscale.plan.spec import ComputeSpec, ModelSpec, RopeScaling
 from relscale.text.tokenizer import train_tokenizer
 

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from relscale.core import UserError
-from relscale.importers import Metric, from_lm_eval, from_table, from_wandb
+from relscale.importers import Metric, from_table, from_wandb
 from relscale.laws.relative import fit_relative
+from relscale.lm_eval import from_lm_eval
 from relscale.suites import load_scores, load_suite
 from relscale.tables import join_scores
 
@@ -60,7 +61,7 @@ def test_forms_and_files_agree(tmp_path, suffix):
     again = from_table(long, columns={"group": "g", "train_flops": "flops", "value": "v"})
     pd.testing.assert_frame_equal(rows, again)
     fit = fit_relative(rows, baseline="internet")
-    assert list(fit.estimates.index) == ["NA"] and fit.estimates["delta_beta"].item() > 0
+    assert list(fit.table.index) == ["NA"] and fit.table["delta_beta"].item() > 0
 
 
 ROW = "GB,1e18,1\nIN,1e18,2\nGB,1e19,1\n"
@@ -118,6 +119,13 @@ def test_a_bad_mapping_is_named(tmp_path, columns, groups, said):
     path = write(tmp_path / "wide.csv", WIDE)
     with pytest.raises(UserError, match=said):
         from_table(path, columns=columns, groups=groups)
+
+
+def test_one_of_two_scales_may_stand_still(tmp_path):
+    path = write(tmp_path / "wide.csv", WIDE)
+    columns = {"train_flops": "flops", "num_params": lambda t: [7] * len(t)}
+    rows = from_table(path, columns=columns, groups=["web", "NA"])
+    assert rows["num_params"].unique() == [7] and rows["train_flops"].nunique() == 3
 
 
 def test_wide_rows_are_those_of_the_file(tmp_path):
@@ -199,6 +207,16 @@ def test_wandb_runs_table(tmp_path):
     }
 
 
+def test_wandb_states_that_were_asked_for_keep_their_state(tmp_path):
+    path = write(tmp_path / "export.csv", TABLE.replace("c,crashed,0.1,16000,,,NaN,Infinity,NaN", "c,crashed,0.1,16000,9e4,2,1,1,"))  # fmt: skip
+    runs, _ = from_wandb(path, **SETUP, states=["finished", "crashed"])
+    assert runs.set_index("run_id")["status"].to_dict() == {
+        "007": "finished",
+        "b": "finished",
+        "c": "crashed",
+    }  # so that a crashed run takes part in no fit
+
+
 @pytest.mark.parametrize(
     "old, new, change, said",
     [
@@ -267,6 +285,8 @@ def test_wandb_patterns_are_literal():
         "mmlu",
         "social_sciences",
     )
+    # the first name is as short as can be, so that all depth is in the last
+    assert Metric("{task}/{group}/bpb").match("mmlu/stem/law/bpb") == ("mmlu", "stem/law")
     with pytest.raises(UserError, match="once each"):
         Metric("{group}/{group}")
 
@@ -437,6 +457,8 @@ def test_lm_eval_fields(tmp_path):
     whole = scores.loc[("mmlu", "all", "acc")]
     assert (whole["n"], whole["higher_is_better"]) == (150, True)  # told by its members
     wiki = scores.loc[("wikitext", "all", "bits_per_byte")]
+    assert wiki["task_version"] == "2.0, 0-shot"  # none is a number of shots, too
+    assert whole["task_version"] == "2"  # and here the file does not say
     assert np.isnan(wiki["stderr"]) and not wiki["higher_is_better"]
     assert ("gsm8k", "all", "exact_match,strict-match") in scores.index
 
@@ -486,6 +508,59 @@ def test_lm_eval_direction_can_be_given(tmp_path):
     assert scores["higher_is_better"].tolist() == [True]
 
 
+def plain(**tasks) -> dict:
+    """Results of tasks that no group holds, with nothing told beside the values."""
+    empty = ("groups", "group_subtasks", "versions", "n-shot", "higher_is_better", "n-samples")
+    return results(results=tasks, **dict.fromkeys(empty, {}))
+
+
+def test_lm_eval_one_metric_may_have_two_directions(tmp_path):
+    """A name is no direction: each task's own counts, a group's is its members', and no other is borrowed."""
+    tasks = ["up", "down", "family", "family_a", "other"]
+    data = plain(**{task: {"score,none": 0.5} for task in tasks})
+    data["higher_is_better"] = {"up": {"score": True}, "down": {"score": False}, "family_a": {"score": False}}  # fmt: skip
+    data["group_subtasks"] = {"family": ["family_a"]}
+    save(tmp_path, data)
+    with pytest.raises(UserError, match="other, score,none: no direction"):
+        from_lm_eval(tmp_path, runs={"org/a": "a"})
+    scores = from_lm_eval(tmp_path, runs={"org/a": "a"}, higher_is_better={"score": True})
+    better = scores.set_index(["task", "group"])["higher_is_better"].to_dict()
+    assert better == {
+        ("up", "all"): True,
+        ("down", "all"): False,
+        ("family", "all"): False,
+        ("family", "a"): False,
+        ("other", "all"): True,
+    }
+
+
+def test_lm_eval_a_filter_has_its_own_standard_error(tmp_path):
+    values = {"acc,none": 0.5, "acc_stderr,none": 0.01, "acc,strict-match": 0.3, "acc_stderr,strict-match": 0.02,
+              "acc,flexible-extract": 0.4, "acc_stderr,flexible-extract": 0.03, "acc,bare": 0.2}  # fmt: skip
+    save(tmp_path, plain(gsm8k=values))
+    scores = from_lm_eval(tmp_path, runs={"org/a": "a"}, higher_is_better={"acc": True})
+    errors = scores.set_index("metric")["stderr"].astype(object)
+    assert errors.drop("acc,bare").to_dict() == {
+        "acc": 0.01,
+        "acc,strict-match": 0.02,
+        "acc,flexible-extract": 0.03,
+    }
+    assert np.isnan(errors["acc,bare"])
+
+
+@pytest.mark.parametrize("lacking", [["mmlu_law"], ["mmlu_physics"], ["mmlu_law", "mmlu_physics"]])
+def test_lm_eval_items_of_a_group_are_unknown_when_a_members_are(tmp_path, lacking):
+    data = results()
+    for task in lacking:
+        del data["n-samples"][task]
+    save(tmp_path, data)
+    scores = from_lm_eval(tmp_path, runs={"org/a": "a"}).set_index(["task", "group"])
+    assert pd.isna(scores.at[("mmlu", "all"), "n"])  # a part of the items is not their number
+    for task, n in {"mmlu_law": 100, "mmlu_physics": 50}.items():
+        own = scores.at[("mmlu", task.removeprefix("mmlu_")), "n"]
+        assert pd.isna(own) if task in lacking else own == n
+
+
 def test_lm_eval_folders(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no results_\\*.json below it"):
@@ -498,6 +573,11 @@ def test_lm_eval_folders(tmp_path):
     with pytest.raises(UserError, match="both hold a, mmlu, all, acc: remove one, or newest=True"):
         from_lm_eval(tmp_path, runs={"org/a": "a"})
     newest = from_lm_eval(tmp_path, runs={"org/a": "a"}, newest=True)
+    (tmp_path / "a").mkdir()  # its date is later, and its path now earlier
+    moved = second.rename(tmp_path / "a" / second.name)
+    again = from_lm_eval(tmp_path, runs={"org/a": "a"}, newest=True).set_index("task")["value"]
+    assert again["wikitext"] == 0.8
+    moved.rename(second)
     assert len(newest) == 5 and newest.loc[newest["task"] == "wikitext", "value"].item() == 0.8
     second.write_text(cut)
     with pytest.raises(

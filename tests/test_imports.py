@@ -8,21 +8,9 @@ import pytest
 
 import relscale
 
-FRONT = (
-    "core",
-    "style",
-    "results",
-    "tables",
-    "importers",
-    "suites",
-    "analysis",
-    "report",
-    "figures",
-    "panels",
-)
 PACKAGE = Path(relscale.__file__).parent
 ANALYSIS = [
-    *FRONT,
+    *(path.stem for path in sorted(PACKAGE.glob("[!_]*.py"))),
     *(f"{wing}.{path.stem}" for wing in ("plan", "laws") for path in sorted(PACKAGE.glob(f"{wing}/[!_]*.py"))),
 ]  # fmt: skip
 HEAVY = ("jax", "equinox", "lmfit", "matplotlib.pyplot", "scipy.stats")
@@ -42,7 +30,7 @@ def test_analysis_works_where_jax_cannot_be_imported():
         "from relscale.suites import load_suite\n"
         "from relscale.laws.isoflop import fit_isoflop\n"
         "rows = load_suite('held2025')\n"
-        "print(len(fit_isoflop(rows[rows.corpus == 'dclm'], loss='paloma_macro_loss').optima))"
+        "print(len(fit_isoflop(rows[rows.corpus == 'dclm'], error='paloma_macro_loss').optima))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "7"

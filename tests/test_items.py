@@ -121,6 +121,16 @@ def test_a_miscounted_pronoun_is_found_nearby(tmp_path, off):
     assert "because *he* was" in item.question
 
 
+@pytest.mark.parametrize(("index", "marked"), [(3, "because *he* was"), (9, "that *he* is")])
+def test_the_nearest_of_two_pronouns_is_marked(tmp_path, index, marked):
+    """Words 4 and 8, counted from 0; each count is off by one, away from the other."""
+    text = "Bob paid Charlie because he was sure that he is honest ."
+    row = {"text": text, "label": True, "target": SPAN | {"span2_index": index}}
+    lines(tmp_path / "WSC" / "val.jsonl", row)
+    (item,) = load_items("wsc-superglue", tmp_path).items["wsc-superglue"]
+    assert marked in item.question and item.question.count("*he*") == 2  # passage and question
+
+
 def test_capitals_of_names_inside_a_sentence(tmp_path):
     row = {"text": "The vase broke since it was thin.", "pronoun": "it", "pronoun_loc": 21, "options": ["The vase", "The air"], "label": 0}  # fmt: skip
     lines(tmp_path / "wsc273.jsonl", row)
@@ -138,7 +148,8 @@ def mmlu(folder: Path, subject: str, header: bool = False, letters: bool = True)
         (folder / split).mkdir(parents=True, exist_ok=True)
         with open(folder / split / f"{subject}_{split}.csv", "w", newline="") as file:
             top = [["question", "choice0", "choice1", "choice2", "choice3", "answer"]] * header
-            csv.writer(file).writerows(top + rows)
+            own = [[f"{split}: {row[0]}", *row[1:]] for row in rows]
+            csv.writer(file).writerows(top + own)
     return rows
 
 
@@ -153,7 +164,12 @@ def hub(tmp_path, monkeypatch):
     card = "---\nconfigs:\n- config_name: all\n  data_files:\n"
     for split in ("test", "dev"):
         rows = [
-            {"question": q, "subject": s, "choices": choices, "answer": "ABCD".index(answer)}
+            {
+                "question": f"{split}: {q}",
+                "subject": s,
+                "choices": choices,
+                "answer": "ABCD".index(answer),
+            }
             for s in ("anatomy", "virology")
             for q, *choices, answer in mmlu(tmp_path / "csv", s)
         ]
@@ -173,8 +189,9 @@ def test_mmlu_is_the_same_from_csv_table_and_by_name(hub, tmp_path):
         assert (other.items, other.shots) == (plain.items, plain.shots)
     assert list(plain.items) == ["anatomy", "virology"]  # the order of the record, not of the wish
     item = plain.items["virology"][1]
-    assert item == Item("virology/1", "virology", "virology: which, 1?", ("w, x", "None", ' "y" ', "z"), 1)  # fmt: skip
+    assert item == Item("virology/1", "virology", "test: virology: which, 1?", ("w, x", "None", ' "y" ', "z"), 1)  # fmt: skip
     assert [i.name for i in plain.shots["anatomy"]] == ["anatomy/0", "anatomy/1"]
+    assert all(i.question.startswith("dev: ") for i in plain.shots["anatomy"])
     assert plain.summary()["examples"].tolist() == [2, 2]
     assert "licence MIT" in repr(plain) and "licence MIT" in plain._repr_html_()
 
@@ -344,3 +361,10 @@ def test_all_simplified_items(name, count):
 
 def test_every_set_says_its_licence():
     assert all(d.licence and d.source and "/" in d.hub for d in DATA_SETS.values())
+
+
+def test_the_commonest_answer(tmp_path):
+    """What always choosing one place would get right: two of three."""
+    rows = [{"query": "Rust is", "choices": ["iron", "gold"], "gold": k} for k in (0, 1, 1)]
+    frame = load_items("openbookqa", lines(tmp_path / "openbook_qa.jsonl", *rows)).summary()
+    assert frame["commonest_answer"].tolist() == [2 / 3] and frame["items"].tolist() == [3]

@@ -10,14 +10,14 @@ import pytest
 from relscale.core import UserError
 from relscale.laws.curves import (
     LawFit,
-    compute_multiplier,
     fit_power_law,
     fit_saturating_law,
     log_power_law,
     log_saturating_law,
 )
 from relscale.laws.isoflop import fit_isoflop
-from relscale.laws.solver import _objective
+from relscale.laws.multiplier import compute_multiplier
+from relscale.laws.solver import objective
 from relscale.laws.surface import ChinchillaFit, _box, _covariance, _solve, fit_chinchilla
 
 FITS = Path(__file__).parents[2] / "shared" / "data" / "fits"  # beside the checkout
@@ -110,9 +110,9 @@ def test_doubtful_fits_say_so():
     four = table(x[:4], [3.0, 2.6, 2.4, 2.3])
     assert np.isfinite(fit_saturating_law(four, scale="x", error="y").predict(1e21)["value"]).all()
     two = fit_power_law(table(x[:2], [3.0, 2.0]), scale="x", error="y")
-    assert two.status.startswith("no freedom") and two.predict(1e21)[["low", "high"]].isna().all(
-        axis=None
-    )
+    assert two.status.startswith("no degrees of freedom") and two.predict(1e21)[
+        ["low", "high"]
+    ].isna().all(axis=None)
 
 
 def test_refusals():
@@ -210,9 +210,9 @@ def test_derivatives_against_differences(kind, terms):
     rng = np.random.default_rng(1)
     u, y = rng.normal(size=(terms, 40)), np.exp(1 + 0.3 * rng.normal(size=40))
     t, w = rng.normal(size=(1, 1 + 2 * terms)) * 0.3, rng.uniform(0, 2, (1, 40))
-    _, gradient, hessian, norms = _objective(t, u, y, w, kind, 0.15)
+    _, gradient, hessian, norms = objective(t, u, y, w, kind, 0.15)
     steps = 1e-5 * np.eye(len(t[0]))
-    up, down = (_objective(t + s * steps, u, y, w, kind, 0.15) for s in (1, -1))
+    up, down = (objective(t + s * steps, u, y, w, kind, 0.15) for s in (1, -1))
     scale = np.abs(hessian).max()
     np.testing.assert_allclose((up[0] - down[0]) / 2e-5, gradient[0], atol=1e-7 * scale)
     np.testing.assert_allclose((up[1] - down[1]) / 2e-5, hessian[0], atol=1e-5 * scale)
@@ -392,7 +392,7 @@ def test_intervals_equal_lmfit():
     y = (1.7 + 2 * (x / 1e20) ** -0.15) * np.exp(0.003 * np.random.default_rng(3).normal(size=11))
     u, far = np.log(x) - np.log(x).mean(), np.log([1e17, 1e20, 1e24]) - np.log(x).mean()
     power = lmfit.Model(log_power_law, independent_vars=["u"])
-    line = power.fit(np.log(y), u=u, log_height=1.0, exponent=-0.1)
+    line = power.fit(np.log(y), u=u, log_intercept=1.0, exponent=-0.1)
     model = lmfit.Model(log_saturating_law, independent_vars=["u"])
     curve = model.fit(np.log(y), u=u, floor=1.7, log_gain=0.7, slope=0.15)
     for fit, theirs in (
@@ -504,9 +504,11 @@ def test_doubtful_surfaces_and_multipliers_say_so():
     assert compute_multiplier(flat, good, 1e20)["status"][0].startswith("no bound")
     short = fit_power_law(table(x[:2], [2.0, 1.9]), scale="x", error="y")
     assert compute_multiplier(short, good, 1e20)["status"][0].startswith(
-        "no interval: a: no freedom"
+        "no interval: a: no degrees of freedom"
     )
-    drawn = compute_multiplier(good, good, 1e20, paired=True, n_bootstrap=100).iloc[0]
+    drawn = compute_multiplier(
+        good, good, 1e20, paired=True, interval="bootstrap", n_bootstrap=100
+    ).iloc[0]
     assert drawn["boot_low"] == pytest.approx(1) and drawn["boot_high"] == pytest.approx(1)
     with pytest.raises(UserError, match="same x"):
         compute_multiplier(short, good, 1e20, paired=True)

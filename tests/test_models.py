@@ -1,5 +1,6 @@
 """Opening models: the right tokenizer and rules for each kind of name, and one line for each slip."""
 
+import dataclasses
 import json
 import shutil
 
@@ -11,9 +12,9 @@ from relscale.core import UserError, write_atomic
 from relscale.model.checkpoints import save_tree
 from relscale.model.decoder import init_model
 from relscale.model.hub import save_hf
-from relscale.model.open import open_model
+from relscale.model.open import model_fingerprint, open_model
 from relscale.plan.recipes import SMALL, Plan, save_plan
-from relscale.plan.spec import ModelSpec, OptimSpec, RunSpec, to_json
+from relscale.plan.spec import ComputeSpec, ModelSpec, OptimSpec, RunSpec, to_json
 from relscale.text.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 
 TEXTS = ["The cat sat on the mat.", "Élan vital, naïve cafés, and a mat for the cat."] * 20
@@ -73,6 +74,34 @@ def test_window_dtype_and_tokenizer_by_choice(store):
     assert opened.tokenizer.get_vocab_size() == 288 and opened.window == 32
     assert opened.model.compute.dtype == "bfloat16"
     assert open_model(store / "runs" / "tiny", tokenizer=other).tokenizer is other
+
+
+def test_a_window_is_at_most_what_the_model_was_made_for(store):
+    assert open_model(store / "hf", window=128).window == 128
+    assert open_model(store / "hf", window=2).window == 2
+    for window in (1, 129):
+        with pytest.raises(UserError, match="choose 2 to 128"):
+            open_model(store / "hf", window=window)
+
+
+def test_the_fingerprint_changes_with_all_that_a_likelihood_depends_on(store):
+    """One weight's last bit, the sign of all weights of a leaf, the shape's static numbers, types, rules, tokenizer."""
+    opened, again = open_model(store / "hf"), open_model(store / "hf")
+    assert model_fingerprint(opened) == model_fingerprint(again)
+    model, norm = opened.model, opened.model.final_norm
+    bits = np.asarray(norm.weight).view(np.uint32).copy()
+    bits[-1] ^= 1
+    models = [
+        dataclasses.replace(model, final_norm=dataclasses.replace(norm, weight=weight))
+        for weight in (jax.numpy.asarray(bits.view(np.float32)), -norm.weight)
+    ]
+    models.append(dataclasses.replace(model, compute=ComputeSpec("bfloat16")))
+    models.append(dataclasses.replace(model, spec=dataclasses.replace(model.spec, rope_theta=1e4)))
+    changes = [{"model": m} for m in models]
+    changes += [{"window": 64}, {"start": "always"}, {"start_token": opened.start_token + 1}]
+    changes += [{"tokenizer": train_tokenizer(TEXTS, 288)}]
+    prints = [model_fingerprint(dataclasses.replace(opened, **change)) for change in changes]
+    assert len({model_fingerprint(opened), *prints}) == 1 + len(changes)
 
 
 def edit(path, **fields):

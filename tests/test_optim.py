@@ -325,6 +325,22 @@ def test_a_mask_of_ones_is_no_mask():
         assert worst(careful, ours(spec_of("adamc"), start, grads)) < 5e-7
 
 
+def test_an_entry_without_gradient_stays_where_it_is():
+    """Momentum alone agrees with nothing: masked, and counted as masked in the mean (1[g u > 0]).
+
+    With half of the entries let through the others step twice as far; >= 0 would move both, once.
+    """
+    spec = OptimSpec(0.1, warmup=0.0, decay=0.0, weight_decay=0.0)
+    hyper, params = hyper_of(spec, 4), {"weight": jnp.zeros(2)}
+    _, state = update({"weight": jnp.full(2, 0.1)}, init_state(params), params, hyper)
+    plain = dataclasses.replace(spec, cautious=False)
+    grads = {"weight": jnp.array([0.1, 0.0])}
+    step, _ = update(grads, state, params, hyper)
+    free, _ = update(grads, state, params, hyper_of(plain, 4))
+    assert float(step["weight"][0]) == pytest.approx(2 * float(free["weight"][0]), rel=1e-6)
+    assert step["weight"][1] == 0 and free["weight"][1] < 0
+
+
 def test_one_layer_has_one_mask_mean():
     start, grads = float32s(*start_and_gradients())
     start, grads = (

@@ -234,3 +234,30 @@ def test_the_budget_that_is_advised_works():
     assert len(plan_isoflop([advised], SMALL, min_sizes=4).runs) == 4
     with pytest.raises(UserError, match="keeps at most 4"):
         plan_isoflop([1e12], SMALL, min_sizes=5)
+
+
+def test_sizes_that_are_kept_are_the_nearest_to_even_spacing():
+    """Of all sizes four are kept: both ends, and those nearest to the thirds between."""
+    every = plan_isoflop([1e12], dataclasses.replace(SMALL, max_sizes=None)).runs
+    kept = plan_isoflop([1e12], SMALL).runs
+    assert len(every) % 3 != 1  # else the thirds would be whole numbers, and all roundings agree
+    places = [min(range(len(every)), key=lambda k: abs(k - third)) for third in
+              ((len(every) - 1) * i / 3 for i in range(4))]  # fmt: skip
+    assert list(kept) == [every[k] for k in places]
+
+
+def test_the_coarse_step_begins_above_its_budget():
+    """Budgets above `coarse_above_flops` use `coarse_step`; at that budget itself the step is still fine."""
+    recipe = dataclasses.replace(SMALL, max_sizes=None, coarse_step=16, coarse_above_flops=1e12)
+    steps = []
+    for budget in (1e12, 1.0001e12):
+        hidden = [run.model.hidden for run in plan_isoflop([budget], recipe).runs]
+        steps.append({b - a for a, b in zip(hidden, hidden[1:], strict=False)})
+    assert min(steps[0]) == 8 and steps[1] and all(step % 16 == 0 for step in steps[1])
+
+
+def test_beta2_follows_the_batch():
+    """Held et al. 2025: beta2 = 0.98 ** (batch / 128), so twice the batch squares it."""
+    runs = {run.batch_size: run.optim.beta2 for run in plan_isoflop(HELD2025_BUDGETS).runs}
+    assert runs[128] == pytest.approx(0.98, rel=1e-12)
+    assert runs[64] ** 2 == pytest.approx(runs[128], rel=1e-12)

@@ -149,3 +149,9 @@ def test_nested_texts_need_no_deep_recursion():
     texts = [text[:n] for n in range(1, 1201)]
     calls = list(walk(sort_texts(texts), [1] * 1200, tokens_at_once=64))
     assert len(read_by_hand(calls)) == 1200 and len(calls) == 19
+
+
+def test_a_call_for_one_text_is_small():
+    """Thirty-two rows of 512 tokens fit; the one that is needed costs two, a sixteenth."""
+    (call,) = walk(sort_texts([np.arange(9)]), [1], tokens_at_once=16_384)
+    assert call.rows.tokens.shape == (2, 512)

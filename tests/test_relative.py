@@ -62,7 +62,7 @@ def test_t_interval_equals_the_textbook():
 
 
 def test_pairs_draws_equal_a_fit_of_each_resample():
-    from relscale.laws.lines import pairs_draws
+    from relscale.laws.intervals import pairs_draws
 
     rng = np.random.default_rng(4)
     x, y = np.log(SCALES), rng.normal(size=(2, 7))
@@ -74,26 +74,27 @@ def test_pairs_draws_equal_a_fit_of_each_resample():
             np.testing.assert_allclose([slope[g], height[g]], direct, rtol=1e-6, atol=1e-9)
 
 
-def test_wild_draws_equal_a_fit_of_each_shaken_sample():
-    from relscale.laws.lines import fit_lines, wild_draws
+def test_wild_draws_equal_a_fit_of_each_resample():
+    from relscale.laws.intervals import wild_draws
+    from relscale.laws.lines import fit_lines
 
     x, y = np.log(SCALES), np.random.default_rng(5).normal(size=(1, 7))
     z, n = x - x.mean(), 7
     for null in (False, True):
-        rise, tilt, sigma = wild_draws(x, y, 30, 11, null=null)
+        intercepts, slopes, sigma = wild_draws(x, y, 30, 11, null=null)
         webb = np.sqrt([0.5, 1.0, 1.5])
         v = np.random.default_rng(11).choice(np.concatenate([-webb, webb]), size=(30, n))
         fit = fit_lines(x, y)
-        height, slope = fit.height, fit.slope
+        height, slope = fit.intercept, fit.slope
         fitted = height[0] + (0 if null else slope[0]) * z
         hat = 1 / n + (0 if null else z**2 / (z @ z))
         for b in range(30):
             star = fitted + v[b] * (y[0] - fitted) / np.sqrt(1 - hat)
             one = fit_lines(x, star[None])
-            h, s, sd = one.height, one.slope, one.sigma
+            h, s, sd = one.intercept, one.slope, one.sigma
             expected = [h[0] - height[0], s[0] - (0 if null else slope[0]), sd[0]]
             np.testing.assert_allclose(
-                [rise[b, 0], tilt[b, 0], sigma[b, 0]], expected, rtol=1e-9, atol=1e-12
+                [intercepts[b, 0], slopes[b, 0], sigma[b, 0]], expected, rtol=1e-9, atol=1e-12
             )
 
 
@@ -287,3 +288,55 @@ def test_large_tables_are_fast():
             fit_relative(rows, baseline="base", interval=method, n_bootstrap=10_000)
             best = min(best, time.perf_counter() - start)
         assert best < 1.0, (method, best)
+
+
+def test_gain_is_the_mean_change_of_one_minus_the_ratio():
+    """Exact laws over two decades: half the fall of G from end to end, in percentage points, whatever its sign."""
+    table = fit_relative(long_frame(LAWS, SCALES), baseline="base").summary()
+    for name, (start, slope) in LAWS.items():
+        fall = start - start * 100**slope
+        assert table.loc[name, "gain_per_decade"] == pytest.approx(100 * fall / 2, abs=1e-9)
+
+
+def test_one_end_that_is_surely_off_parity_decides_the_gap():
+    """Gaps of 10 % that end, or begin, at parity, with 0.2 % of noise: one end of each is sure, and it is enough."""
+    laws = {
+        "closes": (1.1, np.log(1 / 1.1) / np.log(100)),
+        "opens": (1.0, np.log(1.1) / np.log(100)),
+    }
+    fit = fit_relative(long_frame(laws, SCALES, noise=0.002), baseline="base")
+    for scale, level in ((3e18, "opens"), (3e20, "closes")):
+        band = fit.predict(scale).set_index("group").loc[level]
+        assert band["low"] < 1 < band["high"]  # so this end says nothing
+    assert fit.summary()["verdict_gap"].to_dict() == {
+        "closes": "gap narrows",
+        "opens": "gap widens",
+    }
+
+
+def test_p_values_are_adjusted_as_asked():
+    """Holm by default, and Benjamini and Hochberg on demand, each written out here; the verdicts go by them."""
+    slopes = {f"g{i}": (1.1, -0.0012 * i) for i in range(8)}
+    rows, found = long_frame(slopes, SCALES, noise=0.005, seed=2), {}
+    for adjust in ("holm", "bh"):
+        table = fit_relative(rows, baseline="base", adjust=adjust).summary().sort_values("p_value")
+        p, rank = table["p_value"].to_numpy(), np.arange(8)
+        if adjust == "holm":
+            wanted = np.maximum.accumulate(np.minimum((8 - rank) * p, 1))
+        else:
+            wanted = np.minimum.accumulate((8 / (rank + 1) * p)[::-1])[::-1]
+        np.testing.assert_allclose(table["p_adjusted"], wanted, rtol=1e-12)
+        found[adjust] = (table["verdict_rate"] != "unresolved").sum()
+        assert found[adjust] == (wanted < 0.05).sum()
+    default = fit_relative(rows, baseline="base").summary()["verdict_rate"]
+    assert found["bh"] > found["holm"] == (default != "unresolved").sum() > 0
+
+
+def test_stderr_of_a_bootstrap_is_the_deviation_of_its_slopes():
+    """300 resamples of the seven points, drawn as the fit draws them and fitted one by one."""
+    rows = long_frame({"a": (1.1, -0.02), "b": (1.2, 0.01)}, SCALES, noise=0.01)
+    fit = fit_relative(rows, baseline="base", interval="pairs", n_bootstrap=300, seed=5)
+    x, picked = np.log(SCALES), np.random.default_rng(5).integers(7, size=(300, 7))
+    for name, y in zip(fit.summary().index, fit.log_ratio, strict=True):
+        slopes = [np.polyfit(x[draw] - x.mean(), y[draw], 1)[0] for draw in picked]
+        assert fit.summary().loc[name, "stderr"] == pytest.approx(np.std(slopes, ddof=1), rel=1e-6)

@@ -1,5 +1,6 @@
 """The report: right verdicts on known laws, and a page that stands alone, escapes its data and never changes."""
 
+import html
 import subprocess
 import sys
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from relscale.analysis import analyse, verdict_sentences
+from relscale.analysis import analyse, analyse_points, p_text, verdict_sentences
 from relscale.core import UserError
 from relscale.laws.simulate import Surface, simulate_suite
 from relscale.report import write_report
@@ -203,3 +204,42 @@ def test_import_needs_no_jax_and_no_plotting():
         ).stdout
         == "[]\n"
     )
+
+
+def test_the_page_puts_numbers_where_it_says(tmp_path):
+    """Points of exact laws over three decades, one group rising: each number of the page is known beforehand."""
+    flops = np.geomspace(1e18, 1e21, 7)
+    laws = {"code": (2.0, -0.1), "news": (2.2, -0.101), "spam": (1.0, 0.05)}
+    wiggle = 1e-3 * np.array([1, -2, 1, 0, 1, -2, 1])  # a scatter, so that P is a number
+    rows = pd.concat(
+        pd.DataFrame(
+            {
+                "group": g,
+                "train_flops": flops,
+                "value": a * (flops / 1e18) ** b * np.exp(i * wiggle),
+            }
+        )
+        for i, (g, (a, b)) in enumerate(laws.items(), start=1)
+    )
+    study = analyse_points(rows, baseline="code")
+    assert study.warnings == []  # one group that rises is no accuracy; all of them would be
+    text = html.unescape(page(study, tmp_path))
+    assert "over 3.0 decades of compute" in text
+    assert "does not fall with compute at all on spam;" in text
+    absolute = text.partition('<h2 id="laws">')[2].partition("</table>")[0]
+    row = absolute.partition('<th scope="row">code</th>')[2].partition("</tr>")[0]
+    cells = [float(c.rpartition(">")[2].replace("−", "-")) for c in row.split("</td>")[-3:-1]]
+    assert cells == pytest.approx([2.0, 1.002], abs=0.01)  # smallest scale first; 2 * 1000**-0.1
+    ps = study.relative.summary().loc["news", ["p_adjusted", "p_bootstrap"]]
+    shown = text.partition('<th scope="row">news</th>')[2].partition("</tr>")[0]
+    assert [c.rpartition(">")[2] for c in shown.split("</td>")[-3:-1]] == [p_text(p) for p in ps]
+    assert p_text(ps.iloc[0]) != p_text(ps.iloc[1])
+
+
+def test_the_macro_mean_is_a_mean():
+    """Of skewed groups: a median would let one group choose the optimal model."""
+    runs, scores = simulate_suite(TRUTH, seed=3)
+    study = analyse(runs, scores, baseline="code")
+    means = scores.groupby("run_id")["value"].mean()
+    used = study.isoflop.rows.set_index("run_id")["macro_mean_bits_per_byte"]
+    assert used.to_numpy() == pytest.approx(means[used.index].to_numpy(), rel=1e-12)

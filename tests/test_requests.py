@@ -20,10 +20,12 @@ from tokenizers import Tokenizer
 from relscale.core import UserError
 from relscale.eval import kv_cache, likelihoods
 from relscale.eval import requests as asked
+from relscale.eval.inspection import TokenLikelihoods, scoring_work, token_log_likelihoods
 from relscale.eval.likelihoods import log_likelihoods
-from relscale.eval.readings import rolling_log_likelihoods, scoring_work, token_log_likelihoods
 from relscale.eval.requests import Request
+from relscale.eval.windows import rolling_log_likelihoods
 from relscale.model.decoder import Decoder, init_model
+from relscale.plan.flops import forward_flops_per_token
 from relscale.plan.spec import ModelSpec
 from relscale.text.tokenizer import END_OF_TEXT, train_tokenizer
 
@@ -153,7 +155,7 @@ def test_a_start_token_in_the_text_is_not_put_there_twice(opened, start, context
     spelled.encode_special_tokens = False
     assert spelled.encode(END_OF_TEXT).ids == [opened.start_token]
     text = Request(context, continuation)
-    (job,) = asked._jobs(replace(opened, tokenizer=spelled, start=start), [text], "cut")
+    (job,) = asked.tokenize_requests(replace(opened, tokenizer=spelled, start=start), [text])
     ids = opened.tokenizer.encode("Answer: yes").ids
     assert [*job.tokens] == [opened.start_token, *ids]
     assert job.num_targets == (len(ids) if not context else len(ids) - len(opened.tokenizer.encode("Answer:").ids))  # fmt: skip
@@ -182,6 +184,34 @@ def test_equal_requests_and_one_token_answers_share_a_row(opened):
     work = scoring_work(opened, options * 5)
     assert work.targets == 1 and work.tokens["tree of all"] == work.tokens["different texts"]
     assert work.tokens["a text a request"] == 4 * work.tokens["tree of all"]
+
+
+def test_the_work_of_one_request(opened):
+    """A token that sees n others costs n pairs; a text of n tokens has 1 + 2 + ... + n."""
+    (one,) = asked.tokenize_requests(opened, [REQUESTS[0]])
+    n, cost = len(one.tokens) - 1, forward_flops_per_token(opened.model.spec, 1)
+    each = cost["projections"] + cost["mlp"] + cost["head"]
+    pairs = sum(range(1, n + 1)) * (cost["attention"] + cost["softmax"])
+    work = scoring_work(opened, REQUESTS[:1])
+    assert work.tokens["a text a request"] == work.tokens["tree of all"] == n
+    assert work.flops["a text a request"] == pytest.approx(n * each + pairs, rel=1e-12)
+    spared = (n - work.targets) * cost["head"]
+    assert work.flops["tree of all"] == pytest.approx(n * each + pairs - spared, rel=1e-12)
+
+
+def test_bars_of_the_likeliest_tokens_are_filled():
+    tokens, greedy = np.arange(2), np.array([True, False])
+    parts = TokenLikelihoods(REQUESTS[0], tokens, (b"a", b"b"), np.array([-1.0, -2.0]), greedy)
+    assert [bar.get_facecolor()[3] for bar in parts.plot().patches] == [1, 0]
+
+
+def test_the_bar_begins_where_a_file_ends(opened, tmp_path, capsys):
+    path = tmp_path / "answers.jsonl"
+    log_likelihoods(opened, REQUESTS[:2], results=path)
+    assert not capsys.readouterr().err
+    log_likelihoods(opened, REQUESTS[:3], results=path, progress=True)
+    shown = capsys.readouterr().err
+    assert "2/3" in shown.split("\r")[1] and "3/3" in shown and "0/3" not in shown
 
 
 def test_few_programs(opened):
@@ -224,7 +254,7 @@ def test_encoding_line_by_line_changes_no_token(opened, pattern):
     ]
     texts = ["".join(random.choice(alphabet, random.integers(0, 40))) for _ in range(2000)]
     whole = [tokenizer.encode(t, add_special_tokens=False).ids for t in texts]
-    assert asked._encode(tokenizer, texts) == whole
+    assert asked.encode_once(tokenizer, texts) == whole
     assert sum(bool(asked._LINE.search(t)) for t in texts) > 500  # cuts there are
 
 
@@ -284,16 +314,16 @@ def test_greedy_is_every_token(opened):
 
 
 def test_an_interrupted_call_goes_on(opened, answers, tmp_path, monkeypatch):
-    path, run, computed = tmp_path / "deep" / "answers.jsonl", likelihoods._run, []
+    path, run, computed = tmp_path / "deep" / "answers.jsonl", likelihoods.score_tokens, []
 
-    def counted(opened, jobs, *rest):
-        for item in run(opened, jobs, *rest):
+    def counted(opened, requests, **rest):
+        for item in run(opened, requests, **rest):
             computed.append(item)
             yield item
             if len(computed) == 5:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(likelihoods, "_run", counted)
+    monkeypatch.setattr(likelihoods, "score_tokens", counted)
     with pytest.raises(KeyboardInterrupt):
         log_likelihoods(opened, REQUESTS, results=path, tokens_at_once=64)
     kept = path.read_text().splitlines()

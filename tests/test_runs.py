@@ -14,6 +14,8 @@ from relscale.suites import load_scores, load_suite
 from relscale.tables import (
     RUNS_SCHEMA,
     join_scores,
+    read_as_is,
+    read_folder,
     read_table,
     validate_runs,
     validate_scores,
@@ -48,7 +50,7 @@ def scores(runs):
     )
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json", ".jsonl"])
 def test_round_trip_is_exact(runs, tmp_path, suffix):
     path = tmp_path / f"runs{suffix}"
     checked = validate_runs(runs)
@@ -56,9 +58,10 @@ def test_round_trip_is_exact(runs, tmp_path, suffix):
     back = validate_runs(read_table(path))
     pd.testing.assert_frame_equal(back, checked, check_exact=True)
     assert list(back["run_id"]) == ["001", "002", "NA"]
+    assert back["num_tokens"].tolist() == [2**53 + 1, 2**60 + 1, 5]  # not both rounded alike
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json", ".jsonl"])
 def test_equal_frames_give_equal_bytes(runs, tmp_path, suffix):
     """Index, attributes and the storage type of a column are not content."""
     other = runs.copy()
@@ -70,6 +73,61 @@ def test_equal_frames_give_equal_bytes(runs, tmp_path, suffix):
         write_table(frame, tmp_path / f"{i}{suffix}")
         digests.add(hashlib.sha256((tmp_path / f"{i}{suffix}").read_bytes()).hexdigest())
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json", ".jsonl"])
+def test_one_rule_for_what_is_missing(tmp_path, suffix):
+    """Nothing there is missing; a word never is, whatever other tools take it for."""
+    words = ["NA", "nan", "NaN", "None", "null", "N/A", None]
+    frame = pd.DataFrame({"group": words, "mine": words, "value": [0.5, None, 1, 2, 3, 4, 5]})
+    write_table(frame, tmp_path / f"t{suffix}")
+    for back in (read_table(tmp_path / f"t{suffix}"), read_as_is(tmp_path / f"t{suffix}")):
+        for column in ("group", "mine"):
+            assert back[column].tolist()[:-1] == words[:-1]
+            assert back[column].isna().tolist() == [False] * 6 + [True]
+        assert back["value"].isna().tolist() == [False, True] + [False] * 5
+
+
+@pytest.mark.parametrize(
+    "name, text", [("t.csv", "group,value\nGB,{}\n"), ("t.jsonl", '{{"group": "GB", "value": {}}}\n'), ("t.json", '[{{"group": "GB", "value": {}}}]')]
+)  # fmt: skip
+def test_a_number_that_diverged_is_refused_not_missing(tmp_path, name, text):
+    (tmp_path / name).write_text(text.format("NaN"))
+    with pytest.raises(UserError, match="value, row 0: 'NaN' is not a number"):
+        read_table(tmp_path / name)
+    (tmp_path / name).write_text(text.format("Infinity"))
+    assert np.isinf(read_table(tmp_path / name)["value"].item())  # validation names it
+
+
+def test_json_refuses_what_it_cannot_hold(runs, tmp_path):
+    for suffix in (".json", ".jsonl"):
+        with pytest.raises(UserError, match="write it as .csv or .parquet"):
+            write_table(runs.assign(loss=np.inf), tmp_path / f"t{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_json_keeps_a_line_separator_and_a_byte_order_mark(tmp_path):
+    text = '{"group": "a\u2028b", "value": 1.5}\n'
+    (tmp_path / "t.jsonl").write_text("\ufeff" + text, "utf-8")
+    assert read_table(tmp_path / "t.jsonl")["group"].item() == "a\u2028b"
+
+
+def test_cells_beyond_the_header_are_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("group,value\nGB,1,9\nIN,2,9\n")
+    with pytest.raises(UserError, match="more cells than the header"):
+        read_as_is(tmp_path / "t.csv")  # pandas alone takes the first column for row names
+
+
+def test_a_folder_prefers_parquet_and_names_two_names_for_one(runs, scores, tmp_path):
+    write_table(scores, tmp_path / "scores.csv")
+    write_table(runs.assign(loss=9.0), tmp_path / "runs.csv")
+    write_table(runs.rename(columns={"run_id": "name"}), tmp_path / "runs.parquet")
+    mine, theirs = read_folder(tmp_path, columns={"run_id": "name"})
+    assert mine["run_id"].tolist() == ["001", "002", "NA"] and mine["loss"].max() < 9
+    assert theirs["run_id"].tolist() == scores["run_id"].tolist()
+    write_table(runs.assign(name="x"), tmp_path / "runs.parquet")
+    with pytest.raises(UserError, match="run_id is there, and so is name"):
+        read_folder(tmp_path, columns={"run_id": "name"})
 
 
 def test_broken_files_are_named(tmp_path):
@@ -102,8 +160,18 @@ def test_numbers_out_of_range_name_their_row(runs, column, value):
         validate_runs(bad)
 
 
+def test_many_bad_rows_are_counted(runs):
+    many = pd.concat([runs] * 3, ignore_index=True)
+    many = many.assign(run_id=[str(i) for i in range(9)], budget_flops=[1e12, 2e12] + [0.0] * 7)
+    with pytest.raises(UserError, match=r"budget_flops, rows 2, 3, 4, 5, 6 and 2 more: must be"):
+        validate_runs(many)
+
+
 def test_scores_refusals(scores):
     assert len(validate_scores(scores)) == 6
+    assert len(validate_scores(scores.assign(stderr=0.0))) == 6  # a standard error may be zero
+    with pytest.raises(UserError, match="stderr, rows .* must be non-negative"):
+        validate_scores(scores.assign(stderr=-0.1))
     with pytest.raises(UserError, match="stands twice"):
         validate_scores(pd.concat([scores, scores[:1]]))
     with pytest.raises(UserError, match="both directions"):

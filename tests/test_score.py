@@ -10,11 +10,12 @@ import pytest
 
 from relscale.core import UserError
 from relscale.eval.bits import (
+    DocumentScores,
     bits_per_byte_with_stderr,
     document_token_nats,
-    rolling_windows,
     score_documents,
 )
+from relscale.eval.windows import rolling_windows
 from relscale.model.decoder import init_model, logits
 from relscale.plan.spec import ModelSpec
 
@@ -170,3 +171,12 @@ def test_stderr_covers():
         for e in map(bits_per_byte_with_stderr, nats, num_bytes)
     ]
     assert 0.93 < np.mean(inside) < 0.97
+
+
+def test_the_error_of_two_documents_by_hand():
+    """Of equal length, bits 1 and 3: the error of their mean, sqrt(2) / sqrt(2); and the band of the plot."""
+    nats = math.log(2) * np.array([1.0, 3.0])
+    estimate = bits_per_byte_with_stderr(nats, np.ones(2))
+    np.testing.assert_allclose(estimate, (2, 1, 2), rtol=1e-12)
+    band = DocumentScores(nats, np.ones(2), np.ones(2)).plot().patches[0]
+    np.testing.assert_allclose((band.get_y(), band.get_height()), (1, 2), rtol=1e-12)

@@ -319,3 +319,12 @@ def test_errors_of_datasets_are_one_line(dataset, change, message):
     with pytest.raises(UserError, match=message) as caught:
         next(read_documents(source))
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_is_the_place_in_the_file(tmp_path):
+    """Lines are counted from 1 with the blank ones, as an editor does; rows of a table from 0, as Arrow does."""
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n\n{"text": "three"}\n')
+    assert [d.name for d in read_documents(tmp_path / "a.jsonl")] == ["line 1", "line 3"]
+    pq.write_table(pa.table({"text": ["one", "two", "three"]}), tmp_path / "b.parquet")
+    names = [d.name for d in read_documents(tmp_path / "b.parquet")]
+    assert names == ["row 0", "row 1", "row 2"]

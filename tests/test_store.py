@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from s3_server import bucket
 
 from relscale.core import UserError
-from relscale.sweep.leases import Lease, LeaseLost, LeaseRule, Watch, take, this_process
-from relscale.sweep.store import Found, connect, download, files_under, seal, unseal, upload
+from relscale.sweep.folders import download, files_under, upload
+from relscale.sweep.leases import Lease, LeaseLost, LeaseRule, Watch, mark, take, this_process
+from relscale.sweep.store import Found, connect, seal, unseal
 
 
 @pytest.fixture(scope="module")
@@ -294,3 +295,15 @@ def test_a_clock_an_hour_off_changes_nothing(store):
     now = time.time()
     numbers = [v for v in lease.record.values() if isinstance(v, (int, float))]
     assert all(abs(v - now) > 1e6 for v in numbers) and this_process()["pid"] in numbers
+
+
+@pytest.mark.parametrize("given_back", [True, False])
+def test_a_lease_remembers_its_last_twenty_attempts(tmp_path, given_back):
+    """A run that was taken 26 times: the oldest five endings are forgotten, and the newest stays."""
+    store, dead = connect(tmp_path), None
+    for _ in range(26):
+        lease = take(store, "lease.json", dead=dead)
+        past = lease.record["past"]
+        lease.release("preempted") if given_back else None
+        dead = mark(lease.record)
+    assert [end["attempt"] for end in past] == list(range(6, 26))

@@ -1,4 +1,4 @@
-"""The main job as a user runs it: end to end, cut off and gone on with, and given what it cannot use."""
+"""The main job as a user runs it: end to end, cut off and resumed, and given what it cannot use."""
 
 import json
 import os
@@ -14,7 +14,8 @@ import pytest
 from relscale.core import UserError
 from relscale.plan.recipes import SMALL, plan_run
 from relscale.study import StudyConfig, check_folder, read_config
-from relscale.sweep.attempts import Job, execute
+from relscale.sweep.attempts import execute
+from relscale.sweep.jobs import Job
 
 PROGRAM = Path(sys.executable).with_name("relscale")
 TABLES = ("runs.parquet", "scores.parquet", "laws.csv")

@@ -5,8 +5,10 @@ import pytest
 
 pytest.importorskip("jax", reason="trains, so needs the extra `train`")
 
+from relscale.eval.tasks import Questions
 from relscale.plan.recipes import SMALL, Plan, plan_run
-from relscale.sweep.suite import TextConfig, run_suite
+from relscale.sweep.prepare import TextConfig
+from relscale.sweep.suite import run_suite
 from relscale.tables import read_table, validate_scores
 
 ITEMS = '{{"query": "Question: what is {a} and {b}?", "choices": ["{c}", "{d}"], "gold": 0}}\n'
@@ -27,11 +29,18 @@ def swept(tmp_path_factory):
     root = tmp_path_factory.mktemp("suite")
     run = plan_run(3e9, 8, SMALL, corpus="mixture")
     plan, text = Plan(SMALL, (3e9,), (run,)), TextConfig(("code",), 60_000, 6_000)
-    shared = {"num_workers": 1, "items": root / "items", "say": lambda line: None}
+    shared = {"num_workers": 1, "say": lambda line: None}
     folder, states = root / "store" / "runs" / run.run_id, []
 
     def sweep(*tasks, **asked):
-        result = run_suite(plan, root / "store", text, tasks=tasks, **shared, **asked)
+        result = run_suite(
+            plan,
+            root / "store",
+            text,
+            tasks=tasks,
+            questions=Questions(root / "items", **asked),
+            **shared,
+        )
         trained = (
             (folder / "result.json").read_bytes(),
             (folder / "metrics.jsonl").stat().st_mtime_ns,
@@ -92,13 +101,13 @@ def test_large_text_is_tokenized_by_the_sweeps_workers(tmp_path, monkeypatch):
     import contextlib
     from concurrent.futures import ThreadPoolExecutor
 
-    from relscale.sweep import suite
+    from relscale.sweep import prepare
     from relscale.sweep.store import connect
     from relscale.text import tokens
 
     opened, text = [], TextConfig(("code",), 200_000, 10_000)
-    alone = suite.prepare_text(connect(tmp_path / "alone"), text, 300)
-    monkeypatch.setattr(suite, "PARALLEL_BYTES", 1)
+    alone = prepare.prepare_text(connect(tmp_path / "alone"), text, 300)
+    monkeypatch.setattr(prepare, "PARALLEL_BYTES", 1)
 
     @contextlib.contextmanager
     def pool():
@@ -106,7 +115,7 @@ def test_large_text_is_tokenized_by_the_sweeps_workers(tmp_path, monkeypatch):
         with ThreadPoolExecutor(2) as threads:
             yield threads
 
-    shared = suite.prepare_text(connect(tmp_path / "shared"), text, 300, pool)
+    shared = prepare.prepare_text(connect(tmp_path / "shared"), text, 300, pool)
     assert opened == [True] and shared == alone
     stores = [
         tokens.open_store(tmp_path / w / "tokens" / "code-train") for w in ("alone", "shared")

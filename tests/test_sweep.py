@@ -19,11 +19,14 @@ from sweep_toys import toy_job, toy_runs, toy_sweep
 
 from relscale.core import Preempted, UserError
 from relscale.plan.recipes import Plan, load_plan, save_plan
-from relscale.sweep.attempts import execute, read_record
-from relscale.sweep.driver import RetryPolicy, SweepResult, next_run, program_key
+from relscale.sweep.attempts import Stopwatch, execute
+from relscale.sweep.driver import RetryPolicy, SweepResult, _Tries, next_run, program_key
 from relscale.sweep.executors import open_executor
-from relscale.sweep.status import sweep_status
-from relscale.sweep.store import connect
+from relscale.sweep.jobs import make_tables
+from relscale.sweep.leases import AttemptEnd, take
+from relscale.sweep.recovery import drop_snapshots
+from relscale.sweep.status import run_status, sweep_status
+from relscale.sweep.store import connect, read_record
 
 TOYS = Path(__file__).with_name("sweep_toys.py")
 TABLES = ("runs.parquet", "scores.parquet")
@@ -261,7 +264,7 @@ def test_failures_have_reasons_and_stop_nobody(tmp_path):
     }
     assert "ZeroDivisionError: a defect" in result.failed["clumsy"][1]
     assert "not finite" in result.reasons()["wild"]
-    assert sum("killer" in line and "trying again" in line for line in said) == 2
+    assert sum("killer" in line and "retried" in line for line in said) == 2
     status = dict(pd.read_parquet(where / "runs.parquet")[["run_id", "status"]].to_numpy())
     assert status["killer"] == "lost" and status["wild"] == "diverged"
     assert "ZeroDivisionError" in (where / "runs/clumsy/error.txt").read_text()
@@ -301,7 +304,7 @@ def test_a_worker_asked_to_end_is_replaced(tmp_path):
         time.sleep(0.05)
     os.kill(workers_of(driver.pid)[0], signal.SIGTERM)
     out, err = driver.communicate(timeout=60)
-    assert driver.returncode == 0 and "preempted; goes on" in out, err
+    assert driver.returncode == 0 and "preempted; to be resumed" in out, err
     assert set(counted(log).values()) == {1} and len(counted(log)) == 3
 
 
@@ -368,3 +371,53 @@ def test_accelerators_get_a_process_each(monkeypatch):
 
 def visible() -> tuple[str | None, ...]:
     return tuple(map(os.environ.get, ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")))
+
+
+def test_a_run_that_gets_further_between_losses_is_not_given_up():
+    """Two retries: the third loss at one step is too many, and progress starts the count again."""
+    policy, tries = RetryPolicy(2, 0, 1), _Tries()
+    assert [tries.again(policy, AttemptEnd.LOST, step) for step in (0, 0)] == [True, True]
+    assert tries.again(policy, AttemptEnd.LOST, 20)  # the third loss, and the first at step 20
+    assert [tries.again(policy, AttemptEnd.LOST, 20) for _ in range(2)] == [True, False]
+    assert not _Tries().again(policy, AttemptEnd.OUT_OF_MEMORY, 0)
+    assert _Tries().again(policy, AttemptEnd.FAILED, 0)
+
+
+def test_a_run_without_all_scores_is_still_trained():
+    """Its training has a result, so the table says finished; the reason for the missing scores is in `failed`."""
+    frame = pd.DataFrame({"run_id": ["a", "b"]})
+    results = {"a": {"status": "finished", "train_loss_nats": 3.0, "scores": []}}
+    failed = {"a": (AttemptEnd.UNSCORED, "no items"), "b": (AttemptEnd.LOST, "killed")}
+    assert list(make_tables(frame, results, failed)[0]["status"]) == ["finished", "lost"]
+
+
+def test_a_stopwatch_adds_to_what_earlier_attempts_spent():
+    watch = Stopwatch({"wall_s": 100.0, "steps": 40})
+    watch.row(20)
+    assert 100.0 <= watch.spent["wall_s"] < 160.0  # no minute goes by in between
+    assert watch.spent["steps"] == 60
+
+
+def test_the_rate_of_a_run_is_its_tokens_times_flops_a_token(tmp_path):
+    """100 tokens/s of a run whose 6 N D FLOPs are shared by its D tokens; half of the steps are done."""
+    (run,), store = toy_runs(1), connect(tmp_path)
+    lease = take(store, f"runs/{run.run_id}/lease.json")
+    lease.say(step=run.num_steps // 2, tokens_per_s=100.0, doing="training")
+    lease.beat()
+    status = run_status(store, run, {})
+    expected = 100.0 * status.train_flops / (run.num_steps * run.batch_size * run.seq_len)
+    assert (status.state, status.done) == ("training", 0.5)
+    assert status.flops_per_s == pytest.approx(expected, rel=1e-12)  # the same three numbers
+
+
+def test_the_newest_snapshot_is_first(tmp_path):
+    """By step and then by attempt, as numbers: 100 comes after 20."""
+    store = connect(tmp_path)
+    for name in ("20-1", "100-1", "100-2"):
+        store.write(f"runs/a/snapshots/{name}.json", b"{}")
+        store.write(f"runs/a/snapshots/{name}/metrics.jsonl", b"")
+    drop_snapshots(store, "runs/a/snapshots", keep=1)
+    assert store.names("runs/a/snapshots") == [
+        "runs/a/snapshots/100-2.json",
+        "runs/a/snapshots/100-2/metrics.jsonl",
+    ]

@@ -17,10 +17,10 @@ import relscale.eval.likelihoods
 import relscale.eval.requests
 from relscale.core import UserError
 from relscale.eval.data_sets import DATA_SETS, load_items
-from relscale.eval.evaluation import evaluate
+from relscale.eval.evaluation import describe_scores, evaluate, task_fingerprint
 from relscale.eval.items import MMLU_DOMAINS, RISK_CLUSTERS, Item
 from relscale.eval.prompts import METRICS, Prompt, choice_metrics, requests_of, scored_options
-from relscale.eval.tasks import TASKS, Task, choice_scores, get_task
+from relscale.eval.tasks import TASKS, Questions, Task, choice_scores, get_task
 from relscale.model.decoder import init_model, token_nll
 from relscale.plan.spec import ModelSpec, from_json, to_json
 from relscale.tables import join_scores, read_table, validate_scores
@@ -92,14 +92,14 @@ def items(tmp_path):
     return folder
 
 
-TWO = {"groups": ["astronomy", "virology"], "shots": 1}
+TWO = {"groups": ["astronomy", "virology"]}
 
 
 @pytest.mark.parametrize("format", ["mcq", "modified-mcq", "continuation"])
 def test_values_are_means_over_questions(engine, items, format):
     """1e-4 relative, for the float32 of two ways to batch a model."""
     opened, task = model(), get_task("mmlu", format=format, shots=1)
-    found = evaluate(opened, task, items=items, groups=TWO["groups"], run_id="tiny")
+    found = evaluate(opened, task, items, groups=TWO["groups"], run_id="tiny")
     read = load_items("mmlu", items, groups=TWO["groups"], num_shots=1)
     assert len(found) == 2 * len(METRICS)
     for subject, questions in read.items.items():
@@ -219,7 +219,7 @@ def test_a_tasks_own_delimiter_is_what_is_scored(items, monkeypatch, delimiter):
         return [SimpleNamespace(log_likelihood=-1.0, num_bytes=4, num_cut=0) for _ in requests]
 
     monkeypatch.setattr(relscale.eval.likelihoods, "log_likelihoods", drawn)
-    evaluate(model(), replace(get_task("arc-easy"), delimiter=delimiter), items=items)
+    evaluate(model(), replace(get_task("arc-easy"), delimiter=delimiter), items)
     assert [r.continuation for r in asked] == [delimiter + c for c in ("Mars", "the Sun")] * 4
 
 
@@ -231,9 +231,12 @@ def test_one_question_has_no_error():
         choice_scores(task, items, [*answers(items, task)[0], None], run_id="r")
 
 
-def test_an_interrupted_evaluation_goes_on(engine, items, tmp_path):
+def test_an_interrupted_evaluation_resumes(engine, items, tmp_path):
     opened, out = model(), tmp_path / "out"
-    names, options = ["mmlu-mcq", "mmlu-continuation"], {"items": items, **TWO}
+    names, options = (
+        ["mmlu-mcq", "mmlu-continuation"],
+        {"questions": Questions(items, shots=1), **TWO},
+    )
     whole = evaluate(opened, names, **options)
     engine.sizes.clear()
     engine.fail_at = 2
@@ -252,8 +255,8 @@ def test_an_interrupted_evaluation_goes_on(engine, items, tmp_path):
 
 def test_a_folder_gathers_the_tasks_of_one_model(engine, items, tmp_path):
     opened, out = model(), tmp_path / "out"
-    evaluate(opened, "mmlu-mcq", items=items, out=out, **TWO)
-    alone = evaluate(opened, "arc-easy", items=items, out=out)
+    evaluate(opened, "mmlu-mcq", Questions(items, shots=1), out=out, **TWO)
+    alone = evaluate(opened, "arc-easy", items, out=out)
     assert set(alone["task"]) == {"arc-easy"}
     table = validate_scores(read_table(out / "scores.parquet"))
     assert set(table["task"]) == {"mmlu-mcq:subjects", "arc-easy"}
@@ -266,39 +269,39 @@ def test_a_folder_gathers_the_tasks_of_one_model(engine, items, tmp_path):
 
 def test_a_kept_task_of_other_settings_is_refused(engine, items, tmp_path):
     opened, out = model(), tmp_path / "out"
-    evaluate(opened, "arc-easy", items=items, out=out)
+    evaluate(opened, "arc-easy", items, out=out)
     before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     for change, message in (
-        ({"limit": 2}, "another task_version, items;"),
-        ({"shots": 0, "run_id": "other"}, "another run_id;"),
+        ({"questions": Questions(items, limit=2)}, "another task_version, items;"),
+        ({"questions": Questions(items, shots=0), "run_id": "other"}, "another run_id;"),
         ({"tasks": Task("arc-easy", "choice", "arc-easy", version="2")}, "another task, task_version;"),
         ({"opened": model(seed=1)}, "another model;"),
         ({"opened": model(window=WINDOW + 1)}, "another model;"),
-        ({"tasks": "mmlu-mcq", "opened": model(seed=1), **TWO}, "another model;"),
+        ({"tasks": "mmlu-mcq", "questions": Questions(items, shots=1), "opened": model(seed=1), **TWO}, "another model;"),
     ):  # fmt: skip
-        options = {"opened": opened, "tasks": "arc-easy", "items": items, "out": out} | change
+        options = {"opened": opened, "tasks": "arc-easy", "questions": items, "out": out} | change
         with pytest.raises(UserError, match=message):
             evaluate(**options)
     text = (items / "arc_easy.jsonl").read_text()
     (items / "arc_easy.jsonl").write_text(text.replace('"gold": 1', '"gold": 0', 1))
     with pytest.raises(UserError, match="another items;"):
-        evaluate(opened, "arc-easy", items=items, out=out)
+        evaluate(opened, "arc-easy", items, out=out)
     assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
     (out / "tasks" / "arc-easy.json").write_text("{")
     with pytest.raises(UserError, match="not a finished task"):
-        evaluate(opened, "arc-easy", items=items, out=out)
+        evaluate(opened, "arc-easy", items, out=out)
 
 
 @pytest.mark.parametrize("place", [(-1, -1, -1), (-1, 3, 5)])
 def test_one_weight_makes_another_model(engine, items, tmp_path, place):
     """A checkpoint tuned in its last layer alone is not the one before, whatever its other weights."""
     opened, out = model(), tmp_path / "out"
-    evaluate(opened, "arc-easy", items=items, out=out)
+    evaluate(opened, "arc-easy", items, out=out)
     weights = opened.model.blocks.mlp.down
     tuned = eqx.tree_at(lambda m: m.blocks.mlp.down, opened.model, weights.at[place].add(1e-3))
     other = SimpleNamespace(**vars(opened) | {"model": tuned})
     with pytest.raises(UserError, match="another model;"):
-        evaluate(other, "arc-easy", items=items, out=out)
+        evaluate(other, "arc-easy", items, out=out)
 
 
 @pytest.mark.parametrize(
@@ -318,15 +321,15 @@ def test_one_weight_makes_another_model(engine, items, tmp_path, place):
 def test_slips_are_told_before_anything_is_scored(engine, items, tmp_path, tasks, change, message):
     out = tmp_path / "out"
     with pytest.raises(UserError, match=message):
-        evaluate(model(), tasks, **{"items": items, "out": out} | change)
+        evaluate(model(), tasks, Questions(**{"items": items} | change), out=out)
     assert engine.sizes == [] and not out.exists()
 
 
 def test_limits_formats_and_places(engine, items):
     opened = model()
-    found = evaluate(opened, "arc-easy", items={"arc-easy": items / "arc_easy.jsonl"}, limit=3)
+    found = evaluate(opened, "arc-easy", Questions({"arc-easy": items / "arc_easy.jsonl"}, limit=3))
     assert set(found["task_version"]) == {"1-limit3"} and set(found["n"]) == {3}
-    other = evaluate(opened, "arc-easy", items=items, format="mcq")
+    other = evaluate(opened, "arc-easy", Questions(items, format="mcq"))
     assert set(other["task"]) == {"arc-easy-mcq"} and set(other["prompt_format"]) == {"mcq"}
     assert len(validate_scores(pd.concat([found, other]))) == 2 * len(METRICS)
 
@@ -339,7 +342,7 @@ def test_schemas_have_one_request_a_context(engine, items):
         for i in range(3)
     ]
     (items / "winogrande.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    found = evaluate(opened, "winogrande", items=items)
+    found = evaluate(opened, "winogrande", items)
     assert engine.sizes == [6]
     asked = [(c, " " + r["continuation"]) for r in rows for c in r["context_options"]]
     nats = np.array([x.log_likelihood for x in one_at_a_time(opened, asked)]).reshape(3, 2)
@@ -351,12 +354,12 @@ def test_cut_contexts_are_counted_or_refused(engine, items, tmp_path):
     long = "far " * 300 + "red?"
     rows = [{"query": q, "choices": ["Mars", "the Sun"], "gold": 0} for q in (long, "red?")]
     (items / "arc_easy.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    found = evaluate(model(), "arc-easy", items=items, out=tmp_path / "out")
+    found = evaluate(model(), "arc-easy", items, out=tmp_path / "out")
     assert set(found["num_cut"]) == {1} and set(found["n"]) == {2}
     card = json.loads((tmp_path / "out" / "eval.json").read_text())
     assert card["tasks"]["arc-easy"]["requests_cut"] == 2
     with pytest.raises(UserError):
-        evaluate(model(), "arc-easy", items=items, overflow="refuse", out=tmp_path / "other")
+        evaluate(model(), "arc-easy", items, overflow="refuse", out=tmp_path / "other")
     assert not (tmp_path / "other" / "tasks").exists()
 
 
@@ -378,15 +381,15 @@ def test_text_tasks_are_scored_by_group(monkeypatch, tmp_path):
     for name in ("AUS_1", "AUS_2", "KEN_1", "KEN_2"):
         (folder / f"{name}.txt").write_text(f"Mars and the Sun, {name}. " * 5)
     opened = model()
-    found = evaluate(opened, "regional-speeches", items=tmp_path / "items", out=tmp_path / "out")
+    found = evaluate(opened, "regional-speeches", tmp_path / "items", out=tmp_path / "out")
     assert {"AUS", "KEN"} <= set(found["group"]) and set(found["task"]) == {"regional-speeches"}
     assert (found["value"] > 0).all() and "bits_per_byte" in set(found["metric"])
-    again = evaluate(opened, "text", items=folder, groups=["KEN"], out=tmp_path / "out")
+    again = evaluate(opened, "text", folder, groups=["KEN"], out=tmp_path / "out")
     assert "AUS" not in set(again["group"])
     with pytest.raises(UserError, match="no group 'USA'; it has AUS, KEN"):
-        evaluate(opened, "text", items=folder, groups=["USA"])
+        evaluate(opened, "text", folder, groups=["USA"])
     with pytest.raises(UserError, match="tokens_at_once=0"):  # keywords reach this engine too
-        evaluate(opened, "text", items=folder, tokens_at_once=0)
+        evaluate(opened, "text", folder, tokens_at_once=0)
 
 
 @pytest.mark.skipif(not (DATA / "mmlu").is_dir(), reason=f"no real items in {DATA}")
@@ -401,7 +404,7 @@ def test_all_domains_of_the_real_mmlu(monkeypatch):
 
     monkeypatch.setattr(relscale.eval.likelihoods, "log_likelihoods", drawn, raising=False)
     monkeypatch.setattr(relscale.eval.requests, "Request", Prompt, raising=False)
-    found = evaluate(model(), "mmlu-modified-mcq", items=DATA, limit=2)
+    found = evaluate(model(), "mmlu-modified-mcq", Questions(DATA, limit=2))
     assert len(prompts) == 57 * 2 * 4
     assert all(p.context.count("\nAnswer:") == 6 for p in prompts)
     domains = found[(found["task"] == "mmlu-modified-mcq") & (found["metric"] == "bits_per_byte")]
@@ -417,3 +420,47 @@ def test_records_are_json():
         Task("x", "choice", "mmlu", metric="acc")
     assert get_task("arc-easy", format="continuation") is TASKS["arc-easy"]
     assert get_task("mmlu-mcq", format="continuation") is TASKS["mmlu-continuation"]
+
+
+def test_questions_travel_to_workers_in_other_folders(tmp_path, monkeypatch):
+    """Paths become absolute, each of a mapping too; names on Hugging Face stay as they are."""
+    monkeypatch.chdir(tmp_path)
+    assert Questions("items", limit=3).absolute() == Questions(str(tmp_path / "items"), limit=3)
+    places = {"mmlu": "hf:cais/mmlu", "copa": Path("copa.jsonl")}
+    found = Questions(places).absolute().items
+    assert found == {"mmlu": "hf:cais/mmlu", "copa": str(tmp_path / "copa.jsonl")}
+    assert Questions("hf").absolute() == Questions("hf")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"limit": 0}, {"shots": -1}, {"format": "verse"}, {"items": None}]
+)
+def test_questions_refuse_nonsense(wrong):
+    with pytest.raises(UserError, match=str(*wrong)):
+        Questions(**wrong)
+
+
+def test_a_fingerprint_is_of_all_that_is_asked(items):
+    """Another limit, format, number of examples or gold is another task; another folder with the same items is not."""
+    first = task_fingerprint("arc-easy", items)
+    assert task_fingerprint("arc-easy", {"arc-easy": items / "arc_easy.jsonl"}) == first
+    assert task_fingerprint(get_task("arc-easy"), Questions(items)) == first
+    others = [{"limit": 3}, {"limit": 4}, {"format": "mcq"}]
+    found = [task_fingerprint("arc-easy", Questions(items, **other)) for other in others]
+    (items / "arc_easy.jsonl").write_text(
+        (items / "arc_easy.jsonl").read_text().replace('"gold": 1', '"gold": 0', 1)
+    )
+    found.append(task_fingerprint("arc-easy", items))
+    assert len({first, *found}) == 5
+
+
+def test_scores_as_text_show_a_tasks_own_metric():
+    """Of risk: clusters and means by the task's metric, and the one question that the window cut, counted once."""
+    task = get_task("risk")
+    asked = made_up(DATA_SETS["risk"].groups, sizes=[2])
+    found, _ = answers(asked, task)
+    found[0].num_cut = found[1].num_cut = 7
+    said = describe_scores(choice_scores(task, asked, found, run_id="r"), [task])
+    assert "choice_probability_macro" in said and "choice_probability_micro" in said
+    assert all(cluster in said for cluster, _ in task.clusters) and "log_probability" not in said
+    assert "1 questions were longer than the window" in said

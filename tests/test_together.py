@@ -1,4 +1,4 @@
-"""One run of a sweep, trained by two processes that the command line joins; chapter 52c has the sweep that evaluates it.
+"""One run of a sweep, trained by two processes that the command line joins.
 
 Losses may differ from those of one process by the order of float32 sums, which 100 steps carry on: 2e-4 nats in the last row
 of the log, so 1e-3 bounds it. Rows fed twice or a shard out of place move them by 1e-2 and more.
@@ -19,10 +19,9 @@ pytest.importorskip("jax", reason="training needs the extra `train`")
 from test_train_parallel import as_slurm, free_port
 
 from relscale.plan.recipes import SMALL, load_plan, plan_isoflop, save_plan
-from relscale.sweep.attempts import read_record
 from relscale.sweep.multihost import train_together
-from relscale.sweep.store import connect
-from relscale.sweep.suite import TextConfig
+from relscale.sweep.prepare import TextConfig
+from relscale.sweep.store import connect, read_record
 from relscale.tables import read_table
 
 CHOICES = TextConfig(("code", "bible"), 100_000, 4_000)

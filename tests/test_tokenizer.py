@@ -103,3 +103,13 @@ def test_a_stream_holds_each_text_after_a_separator(tokenizer, texts):
         assert tokens[start] == tokenizer.token_to_id(rt.END_OF_TEXT) and token_bytes[start] == 0
         assert tokenizer.decode(tokens[start + 1 : end]) == text
         assert token_bytes[start:end].sum() == len(text.encode())
+
+
+def test_counts_are_stored_in_types_that_hold_them():
+    """A token of 256 bytes does not fit uint8, and id 65,536 does not fit uint16: each a step too far by one."""
+    long = rt.train_tokenizer(["a" * 256] * 3, 257 + 8)  # eight doublings: one token of 256 bytes
+    _, token_bytes, _ = rt.encode_texts(["long"], ["a" * 256], long)
+    assert token_bytes.tolist() == [0, 256]
+    long.add_tokens([f"w{i}" for i in range(2**16 + 1 - 265)])
+    tokens, _, _ = rt.encode_texts(["last"], [f"w{2**16 - 265}"], long)
+    assert tokens.tolist() == [0, 2**16]

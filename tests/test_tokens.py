@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relscale.core import UserError, WorkerLost
-from relscale.text import tokens as rk
+from relscale.text import batches, shards, tokens
 from relscale.text.documents import Document, documents_fingerprint
 from relscale.text.tokenizer import END_OF_TEXT, save_tokenizer, train_tokenizer
 
@@ -38,7 +38,7 @@ def stores(tokenizer, tmp_path_factory):
     root = tmp_path_factory.mktemp("stores")
     lengths = {"a": [30, 1, 200, 77], "b": [500], "c": [90] * 5}
     return {
-        n: rk.write_store(root / n, documents_of(n, size, i), tokenizer)
+        n: shards.write_store(root / n, documents_of(n, size, i), tokenizer)
         for i, (n, size) in enumerate(lengths.items())
     }
 
@@ -53,7 +53,7 @@ def test_import_is_light():
     heavy = "{'jax', 'grain', 'tokenizers', 'tensorstore', 'pandas', 'matplotlib'}"
     assert (
         fresh_python(
-            f"import sys, relscale.text.tokens; print({heavy} & set(sys.modules))"
+            f"import sys, relscale.text.shards, relscale.text.batches; print({heavy} & set(sys.modules))"
         ).stdout.strip()
         == "set()"
     )
@@ -64,15 +64,15 @@ def test_import_is_light():
 
 def test_documents_come_back(stores, tokenizer):
     for name, lengths in {"a": [30, 1, 200, 77], "b": [500]}.items():
-        store = rk.open_store(stores[name].folder)
+        store = tokens.open_store(stores[name].folder)
         documents = documents_of(name, lengths, list(stores).index(name))
         assert store.num_documents == len(documents)
         assert store.num_bytes == sum(d.num_bytes for d in documents)
         assert store.num_tokens == sum(len(store.document(i)[0]) for i in range(len(documents)))
         for i, document in enumerate(documents):
-            tokens, token_bytes = store.document(i)
-            assert tokens[0] == tokenizer.token_to_id(END_OF_TEXT) and token_bytes[0] == 0
-            assert tokenizer.decode(tokens[1:]) == document.text
+            ids, token_bytes = store.document(i)
+            assert ids[0] == tokenizer.token_to_id(END_OF_TEXT) and token_bytes[0] == 0
+            assert tokenizer.decode(ids[1:]) == document.text
             assert token_bytes.sum() == document.num_bytes
         with pytest.raises(UserError, match="no document"):
             store.document(len(documents))
@@ -81,11 +81,11 @@ def test_documents_come_back(stores, tokenizer):
 def test_reading_through_tensorstore_gives_the_same(stores, monkeypatch):
     sizes = {"seq_len": 16, "batch_size": 4, "seed": 3}
     weights = dict.fromkeys(stores, 1.0)
-    expected = [rk.training_data(stores, weights, **sizes)[k] for k in range(20)]
-    monkeypatch.setattr(rk, "IN_MEMORY_BYTES", 0)
-    large = {name: rk.open_store(store.folder) for name, store in stores.items()}
+    expected = [batches.training_data(stores, weights, **sizes)[k] for k in range(20)]
+    monkeypatch.setattr(tokens, "IN_MEMORY_BYTES", 0)
+    large = {name: tokens.open_store(store.folder) for name, store in stores.items()}
     assert not isinstance(large["a"].tokens, np.ndarray)
-    data = rk.training_data(large, weights, **sizes)
+    data = batches.training_data(large, weights, **sizes)
     assert all(np.array_equal(data[k], batch) for k, batch in enumerate(expected))
     assert np.array_equal(large["a"].document(2)[1], stores["a"].document(2)[1])
 
@@ -94,23 +94,23 @@ def test_another_text_or_tokenizer_is_refused(stores, tokenizer):
     folder = stores["b"].folder
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
     same = documents_of("b", [500], 1)
-    assert rk.write_store(folder, same, tokenizer) == stores["b"]
+    assert shards.write_store(folder, same, tokenizer) == stores["b"]
     with pytest.raises(UserError, match="another text"):
-        rk.write_store(folder, documents_of("b", [501], 1), tokenizer)
+        shards.write_store(folder, documents_of("b", [501], 1), tokenizer)
     other = train_tokenizer([d.text for d in documents_of("any", [400] * 5)], 401)
     with pytest.raises(UserError, match="another tokenizer"):
-        rk.write_store(folder, same, other)
+        shards.write_store(folder, same, other)
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
     with pytest.raises(UserError, match="different tokenizers"):
-        mixed = {"b": stores["b"], "o": rk.write_store(folder.with_name("o"), same, other)}
-        rk.training_data(mixed, {"b": 1, "o": 1}, seq_len=8, batch_size=1, seed=0)
+        mixed = {"b": stores["b"], "o": shards.write_store(folder.with_name("o"), same, other)}
+        batches.training_data(mixed, {"b": 1, "o": 1}, seq_len=8, batch_size=1, seed=0)
 
 
 def test_other_peoples_folders_are_left_alone(tmp_path, tokenizer):
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match=r"thesis\.tex"):
-        rk.write_store(tmp_path / "home", documents_of("a", [5]), tokenizer)
+        shards.write_store(tmp_path / "home", documents_of("a", [5]), tokenizer)
     assert (tmp_path / "home" / "thesis.tex").read_text() == "years of work"
 
 
@@ -118,27 +118,27 @@ def test_a_killed_writer_leaves_nothing_that_opens(tmp_path, tokenizer):
     """The process dies after the first of three arrays; the next writer clears up and writes it whole."""
     save_tokenizer(tokenizer, tmp_path / "tokenizer.json")
     code = (
-        "import os, sys; from relscale.text import tokens as rk; from relscale.text.documents import Document;"
+        "import os, sys; from relscale.text import shards; from relscale.text.documents import Document;"
         "from relscale.text.tokenizer import load_tokenizer\n"
-        "write = rk._write_array\n"
+        "write = shards.write_array\n"
         "def dying(*arguments):\n"
         "    write(*arguments)\n"
         "    os._exit(9)\n"
-        "rk._write_array = dying\n"
-        "rk.write_store(sys.argv[1] + '/s', [Document('x', 'n', 'some text')], load_tokenizer(sys.argv[1] + '/tokenizer.json'))\n"
+        "shards.write_array = dying\n"
+        "shards.write_store(sys.argv[1] + '/s', [Document('x', 'n', 'some text')], load_tokenizer(sys.argv[1] + '/tokenizer.json'))\n"
     )
     assert fresh_python(code, str(tmp_path), ok=False).returncode == 9
     left = {p.name for p in tmp_path.iterdir()} - {"tokenizer.json"}
     assert left == {".s.shards", *(name for name in left if name.endswith(".part"))}
     assert len(left) == 2
     with pytest.raises(UserError, match="no complete token store"):
-        rk.open_store(tmp_path / "s")
+        tokens.open_store(tmp_path / "s")
     documents = [Document("x", "n", "some text")]
-    store = rk.write_store(tmp_path / "s", documents, tokenizer)
+    store = shards.write_store(tmp_path / "s", documents, tokenizer)
     assert {p.name for p in tmp_path.iterdir()} == {"tokenizer.json", "s"}
 
-    (store.folder / rk.META).unlink()  # a copy that broke off
-    assert rk.write_store(tmp_path / "s", documents, tokenizer) == store
+    (store.folder / tokens.META).unlink()  # a copy that broke off
+    assert shards.write_store(tmp_path / "s", documents, tokenizer) == store
 
 
 def files_of(folder) -> dict:
@@ -152,14 +152,14 @@ def spawned(count: int) -> ProcessPoolExecutor:
 def test_processes_write_the_same_store(tmp_path, tokenizer, monkeypatch):
     """Every file is equal, and so is a store written in other shards, from an iterator, in blocks of 64 entries."""
     documents = documents_of("a", [30, 1, 200, 77, 5, 90, 120])
-    monkeypatch.setattr(rk, "FILE_ENTRIES", 64)
-    monkeypatch.setattr(rk, "CHUNK_ENTRIES", 16)
-    assert len(list(rk._shards(documents, 300))) > 3
-    serial = rk.write_store(tmp_path / "serial", iter(documents), tokenizer, shard_bytes=300)
+    monkeypatch.setattr(tokens, "FILE_ENTRIES", 64)
+    monkeypatch.setattr(tokens, "CHUNK_ENTRIES", 16)
+    assert len(list(shards._shards(documents, 300))) > 3
+    serial = shards.write_store(tmp_path / "serial", iter(documents), tokenizer, shard_bytes=300)
     with spawned(2) as pool:
         small = {"executor": pool, "shard_bytes": 300}
-        parallel = rk.write_store(tmp_path / "parallel", documents, tokenizer, **small)
-    whole = rk.write_store(tmp_path / "whole", documents, tokenizer)
+        parallel = shards.write_store(tmp_path / "parallel", documents, tokenizer, **small)
+    whole = shards.write_store(tmp_path / "whole", documents, tokenizer)
     assert files_of(serial.folder) == files_of(parallel.folder) == files_of(whole.folder)
     assert len(files_of(serial.folder)) > 20
     assert serial.text_fingerprint == documents_fingerprint(documents)
@@ -167,7 +167,7 @@ def test_processes_write_the_same_store(tmp_path, tokenizer, monkeypatch):
     for i, document in enumerate(documents):
         assert tokenizer.decode(parallel.document(i)[0][1:]) == document.text
     with pytest.raises(UserError, match="shard_bytes=0"):
-        rk.write_store(tmp_path / "none", documents, tokenizer, shard_bytes=0)
+        shards.write_store(tmp_path / "none", documents, tokenizer, shard_bytes=0)
 
 
 class Losing(ThreadPoolExecutor):
@@ -190,16 +190,16 @@ class Losing(ThreadPoolExecutor):
 
 def test_a_lost_workers_shard_is_done_again(tmp_path, tokenizer, monkeypatch):
     documents = documents_of("a", [30, 1, 200, 77, 5, 90, 120])
-    serial = rk.write_store(tmp_path / "serial", documents, tokenizer)
-    monkeypatch.setattr(rk, "SHARDS_AHEAD", 2)  # so that the reader waits for workers
+    serial = shards.write_store(tmp_path / "serial", documents, tokenizer)
+    monkeypatch.setattr(shards, "SHARDS_AHEAD", 2)  # so that the reader waits for workers
     with Losing(2) as executor:
-        store = rk.write_store(
+        store = shards.write_store(
             tmp_path / "lost", documents, tokenizer, executor=executor, shard_bytes=300
         )
     assert files_of(store.folder) == files_of(serial.folder)
     assert len(executor.calls) > 3 and set(executor.calls.values()) == {3}
     with Losing(3) as executor, pytest.raises(WorkerLost):
-        rk.write_store(tmp_path / "never", documents, tokenizer, executor=executor)
+        shards.write_store(tmp_path / "never", documents, tokenizer, executor=executor)
     assert not (tmp_path / "never").exists()
 
 
@@ -210,18 +210,18 @@ def test_errors_of_workers_arrive(tmp_path, tokenizer):
     marked = [Document("a", "post", f"print {END_OF_TEXT} here")]
     careless = Tokenizer.from_str(tokenizer.to_str())
     with ThreadPoolExecutor(1) as pool:
-        assert rk.write_store(tmp_path / "s", marked, tokenizer, executor=pool).num_bytes == 24
+        assert shards.write_store(tmp_path / "s", marked, tokenizer, executor=pool).num_bytes == 24
         with pytest.raises(UserError, match="a, post: tokens stand for 11 bytes"):
-            rk.write_store(tmp_path / "t", marked, careless, executor=pool)
+            shards.write_store(tmp_path / "t", marked, careless, executor=pool)
     with spawned(1) as pool, pytest.raises(UserError, match="shards are kept"):
         pool.submit(os.abort)
-        rk.write_store(tmp_path / "u", marked, tokenizer, executor=pool)
+        shards.write_store(tmp_path / "u", marked, tokenizer, executor=pool)
 
 
 KILLED = """
 import contextlib, json, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from relscale.text import tokenizer as rt, tokens as rk
+from relscale.text import shards, tokenizer as rt
 from relscale.text.documents import Document, documents_fingerprint
 documents = [Document(*row) for row in json.load(open(sys.argv[1] + "/documents.json"))]
 def slowly():
@@ -229,7 +229,7 @@ def slowly():
         time.sleep(0.02)  # the reader is the slow part, so that a kill falls between shards
         yield document
 with ThreadPoolExecutor(2) if sys.argv[2] == "pool" else contextlib.nullcontext() as executor:
-    rk.write_store(sys.argv[1] + "/s", slowly(), rt.load_tokenizer(sys.argv[1] + "/tokenizer.json"),
+    shards.write_store(sys.argv[1] + "/s", slowly(), rt.load_tokenizer(sys.argv[1] + "/tokenizer.json"),
                    executor=executor, shard_bytes=2000)
 """
 
@@ -249,71 +249,102 @@ def test_a_killed_run_keeps_its_finished_shards(tmp_path, tokenizer, monkeypatch
     assert victim.wait() == -9
     finished = {p: p.stat().st_mtime_ns for p in tmp_path.glob(".s.shards/*.npz")}
     with pytest.raises(UserError, match="no complete token store"):
-        rk.open_store(tmp_path / "s")
+        tokens.open_store(tmp_path / "s")
 
-    num_shards = len(list(rk._shards(documents, 2000)))
+    num_shards = len(list(shards._shards(documents, 2000)))
     assert 3 <= len(finished) < num_shards
-    written, write = [], rk.write_shard
+    written, write = [], shards.write_shard
 
     def counted(path, *rest, **named):
         written.append(path)
         assert {p: p.stat().st_mtime_ns for p in finished} == finished
         write(path, *rest, **named)
 
-    monkeypatch.setattr(rk, "write_shard", counted)
-    store = rk.write_store(tmp_path / "s", documents, tokenizer, shard_bytes=2000)
+    monkeypatch.setattr(shards, "write_shard", counted)
+    store = shards.write_store(tmp_path / "s", documents, tokenizer, shard_bytes=2000)
     assert len(written) == num_shards - len(finished)
     assert not list(tmp_path.glob(".s.*"))
-    monkeypatch.setattr(rk, "write_shard", write)
-    once = rk.write_store(tmp_path / "once", documents, tokenizer)
+    monkeypatch.setattr(shards, "write_shard", write)
+    once = shards.write_store(tmp_path / "once", documents, tokenizer)
     assert files_of(store.folder) == files_of(once.folder)
 
 
 def test_shards_of_another_tokenizer_are_never_joined(tmp_path, tokenizer, monkeypatch):
     """A killed run's shards stay; a run with another tokenizer writes all of its own."""
     documents = documents_of("a", [60] * 30)
-    num_shards = len(list(rk._shards(documents, 2000)))
-    paths, _ = rk._write_shards(tmp_path / ".s.shards", documents, tokenizer, None, 2000)
+    num_shards = len(list(shards._shards(documents, 2000)))
+    paths, _ = shards._write_shards(tmp_path / ".s.shards", documents, tokenizer, None, 2000)
     other = train_tokenizer([d.text for d in documents_of("any", [400] * 5)], 401)
-    theirs, _ = rk._write_shards(tmp_path / ".s.shards", documents, other, None, 2000)
+    theirs, _ = shards._write_shards(tmp_path / ".s.shards", documents, other, None, 2000)
     assert len(set(paths) | set(theirs)) == 2 * num_shards
-    monkeypatch.setattr(rk, "code_fingerprint", lambda: "of a later release")
-    later, _ = rk._write_shards(tmp_path / ".s.shards", documents, other, None, 2000)
+    monkeypatch.setattr(shards, "code_fingerprint", lambda: "of a later release")
+    later, _ = shards._write_shards(tmp_path / ".s.shards", documents, other, None, 2000)
     assert not set(later) & set(theirs)
+
+
+def test_shards_know_how_special_tokens_are_read(tmp_path, tokenizer):
+    """The setting changes tokens and is not in a tokenizer's JSON, so it must be in the names of shards."""
+    from tokenizers import Tokenizer
+
+    careless = Tokenizer.from_str(tokenizer.to_str())
+    assert careless.encode_special_tokens != tokenizer.encode_special_tokens
+    documents = documents_of("a", [50])
+    names = [
+        shards._write_shards(tmp_path, documents, t, None, 2**22)[0] for t in (tokenizer, careless)
+    ]
+    assert names[0] != names[1]
+
+
+def test_a_scratch_folder_of_ones_own_number_is_cleared(tmp_path, tokenizer):
+    """After a crash and a restart, as in a container, a new process may have the number of the old."""
+    import socket
+
+    left = tmp_path / f".s.{socket.gethostname()}.{os.getpid()}.part"
+    left.mkdir()
+    assert shards.write_store(tmp_path / "s", documents_of("a", [5]), tokenizer).num_documents == 1
+    assert not left.exists()
+
+
+def test_bytes_per_token_leave_out_the_separators(stores):
+    """An end-of-text token a document carries no bytes and is no token of the text."""
+    store = stores["a"]
+    own = [len(store.document(i)[0]) - 1 for i in range(store.num_documents)]
+    shown = store.summary()["bytes_per_token"].iloc[0]
+    assert shown == pytest.approx(store.num_bytes / sum(own), rel=1e-12)
 
 
 def test_a_store_of_other_code_is_refused(tmp_path, tokenizer, monkeypatch):
     documents = documents_of("a", [5])
-    rk.write_store(tmp_path / "s", documents, tokenizer)
-    monkeypatch.setattr(rk, "code_fingerprint", lambda: "of a later release")
+    shards.write_store(tmp_path / "s", documents, tokenizer)
+    monkeypatch.setattr(shards, "code_fingerprint", lambda: "of a later release")
     with pytest.raises(UserError, match="written from another code"):
-        rk.write_store(tmp_path / "s", documents, tokenizer)
-    assert rk.open_store(tmp_path / "s").num_documents == 1
+        shards.write_store(tmp_path / "s", documents, tokenizer)
+    assert tokens.open_store(tmp_path / "s").num_documents == 1
 
 
 def test_a_damaged_shard_is_named(tmp_path, tokenizer):
     documents = documents_of("a", [50])
-    paths, _ = rk._write_shards(tmp_path / ".s.shards", documents, tokenizer, None, 2**22)
+    paths, _ = shards._write_shards(tmp_path / ".s.shards", documents, tokenizer, None, 2**22)
     paths[0].write_bytes(paths[0].read_bytes()[:-50])
     with pytest.raises(UserError, match=r"\.s\.shards: a shard is damaged"):
-        rk.write_store(tmp_path / "s", documents, tokenizer)
+        shards.write_store(tmp_path / "s", documents, tokenizer)
 
 
 def test_damage_is_named(tmp_path, tokenizer):
     import shutil
 
-    store = rk.write_store(tmp_path / "s", documents_of("a", [50]), tokenizer)
-    meta = json.loads((store.folder / rk.META).read_text())
-    (store.folder / rk.META).write_text(json.dumps(meta | {"num_tokens": 7}))
+    store = shards.write_store(tmp_path / "s", documents_of("a", [50]), tokenizer)
+    meta = json.loads((store.folder / tokens.META).read_text())
+    (store.folder / tokens.META).write_text(json.dumps(meta | {"num_tokens": 7}))
     with pytest.raises(UserError, match="tokens has shape"):
-        _ = rk.open_store(store.folder).tokens
-    (store.folder / rk.META).write_text(json.dumps(meta)[:40])
+        _ = tokens.open_store(store.folder).tokens
+    (store.folder / tokens.META).write_text(json.dumps(meta)[:40])
     with pytest.raises(UserError, match="damaged"):
-        rk.open_store(store.folder)
-    (store.folder / rk.META).write_text(json.dumps(meta))
+        tokens.open_store(store.folder)
+    (store.folder / tokens.META).write_text(json.dumps(meta))
     shutil.rmtree(store.folder / "tokens")
     with pytest.raises(UserError, match="array tokens is damaged"):
-        _ = rk.open_store(store.folder).tokens
+        _ = tokens.open_store(store.folder).tokens
 
 
 def test_text_that_tokens_do_not_spell_is_refused(tmp_path, tokenizer):
@@ -322,9 +353,11 @@ def test_text_that_tokens_do_not_spell_is_refused(tmp_path, tokenizer):
 
     careless = Tokenizer.from_str(tokenizer.to_str())
     documents = [Document("x", "forum post", f"print {END_OF_TEXT} here")]
-    assert rk.write_store(tmp_path / "s", documents, tokenizer).num_bytes == documents[0].num_bytes
+    assert (
+        shards.write_store(tmp_path / "s", documents, tokenizer).num_bytes == documents[0].num_bytes
+    )
     with pytest.raises(UserError, match="forum post: tokens stand for 11 bytes"):
-        rk.write_store(tmp_path / "t", documents, careless)
+        shards.write_store(tmp_path / "t", documents, careless)
 
 
 # --- batches ---------------------------------------------------------------------------------------
@@ -332,7 +365,7 @@ def test_text_that_tokens_do_not_spell_is_refused(tmp_path, tokenizer):
 
 def starts_of(store, seq_len: int) -> dict[bytes, int]:
     """Start of each window by its content."""
-    count = rk.num_windows(store, seq_len)
+    count = batches.num_windows(store, seq_len)
     windows = np.lib.stride_tricks.sliding_window_view(store.tokens.astype(np.int32), seq_len + 1)[
         ::seq_len
     ][:count]
@@ -344,9 +377,11 @@ def starts_of(store, seq_len: int) -> dict[bytes, int]:
 def test_an_epoch_visits_every_window_once(stores, seq_len, seed, name, epochs):
     store = stores[name]
     known = starts_of(store, seq_len)
-    count = rk.num_windows(store, seq_len)
+    count = batches.num_windows(store, seq_len)
     assert len(known) == count  # contents tell windows apart
-    data = rk.training_data({name: store}, {name: 2.5}, seq_len=seq_len, batch_size=1, seed=seed)
+    data = batches.training_data(
+        {name: store}, {name: 2.5}, seq_len=seq_len, batch_size=1, seed=seed
+    )
     orders = [
         [known[data[e * count + k][0].tobytes()] for k in range(count)] for e in range(epochs)
     ]
@@ -356,8 +391,8 @@ def test_an_epoch_visits_every_window_once(stores, seq_len, seed, name, epochs):
 
 def test_each_token_but_the_first_is_predicted_once(stores):
     store = stores["b"]
-    data = rk.training_data({"b": store}, {"b": 1}, seq_len=10, batch_size=1, seed=0)
-    count = rk.num_windows(store, 10)
+    data = batches.training_data({"b": store}, {"b": 1}, seq_len=10, batch_size=1, seed=0)
+    count = batches.num_windows(store, 10)
     predicted = Counter(np.concatenate([data[k][0, 1:] for k in range(count)]).tolist())
     assert predicted == Counter(store.tokens[1 : 1 + 10 * count].tolist())
     assert 0 <= store.num_tokens - 1 - 10 * count < 10
@@ -369,7 +404,7 @@ def test_shares_are_those_asked_for(stores, weights, batch_size):
     """Grain counts the smallest weight as 100, so a share is off by up to 1% of itself, plus a window."""
     weights = dict(zip("abc", weights, strict=True))
     owner = {w: name for name in "abc" for w in starts_of(stores[name], 8)}
-    data = rk.training_data(stores, weights, seq_len=8, batch_size=batch_size, seed=1)
+    data = batches.training_data(stores, weights, seq_len=8, batch_size=batch_size, seed=1)
     rows = [row.tobytes() for k in range(600 // batch_size) for row in data[k]]
     drawn = Counter(owner[row] for row in rows)
     for name, weight in weights.items():
@@ -381,7 +416,7 @@ def test_batches_depend_on_seed_and_step_and_nothing_else(stores):
     def make(names="abc", seed=0):
         weights = {"a": 0.3, "b": 0.3, "c": 0.4}
         picked = {n: stores[n] for n in names}
-        return rk.training_data(
+        return batches.training_data(
             picked, {n: weights[n] for n in names}, seq_len=12, batch_size=4, seed=seed
         )
 
@@ -394,7 +429,7 @@ def test_batches_depend_on_seed_and_step_and_nothing_else(stores):
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 60), st.integers(1, 20))
 def test_resuming_equals_not_stopping(stores, stop, more):
-    data = rk.training_data(stores, {"a": 1, "b": 2, "c": 3}, seq_len=12, batch_size=4, seed=7)
+    data = batches.training_data(stores, {"a": 1, "b": 2, "c": 3}, seq_len=12, batch_size=4, seed=7)
     import grain
 
     def iterate():
@@ -425,11 +460,11 @@ def test_processes_share_each_batch(stores, count, per, step, seed, seq_len):
     sizes = {"seq_len": seq_len, "batch_size": count * per, "seed": seed}
     weights = {"a": 1, "b": 2, "c": 3}
     parts = [
-        rk.training_data(stores, weights, **sizes, process_index=i, process_count=count)[step]
+        batches.training_data(stores, weights, **sizes, process_index=i, process_count=count)[step]
         for i in range(count)
     ]
     assert all(part.shape == (per, seq_len + 1) for part in parts)
-    whole = rk.training_data(stores, weights, **sizes)[step]
+    whole = batches.training_data(stores, weights, **sizes)[step]
     assert np.array_equal(np.concatenate(parts), whole)
 
 
@@ -451,7 +486,7 @@ def test_no_window_is_lost_or_repeated_in_a_mixture(
     drawn, stops = {name: [] for name in "abc"}, sorted({0, *restarts, 60})
     for start, stop in zip(stops, stops[1:], strict=False):
         streams = [
-            rk.training_data(
+            batches.training_data(
                 stores,
                 dict(zip("abc", weights, strict=True)),
                 seq_len=seq_len,
@@ -469,7 +504,7 @@ def test_no_window_is_lost_or_repeated_in_a_mixture(
                     drawn[name].append(known[name][row.tobytes()])
     assert sum(map(len, drawn.values())) == 60 * count * per
     for name, order in drawn.items():
-        windows = rk.num_windows(stores[name], seq_len)
+        windows = batches.num_windows(stores[name], seq_len)
         for epoch in range(0, len(order), windows):
             visited = order[epoch : epoch + windows]
             assert len(set(visited)) == len(visited)
@@ -478,12 +513,12 @@ def test_no_window_is_lost_or_repeated_in_a_mixture(
 
 def test_order_does_not_change_between_releases():
     """A change here would make resumed runs see other batches: it must be deliberate."""
-    assert rk._epoch_order(8, 0, "bible", 0).tolist() == [4, 1, 6, 2, 5, 3, 0, 7]
+    assert batches._epoch_order(8, 0, "bible", 0).tolist() == [4, 1, 6, 2, 5, 3, 0, 7]
 
 
 def test_first_windows_are_spread_over_the_stream():
     """Mean rank of a uniform order: 0.5 with sigma 1 / sqrt(12 n); five sigma."""
-    order = rk._epoch_order(10_000, 0, "x", 0)[:1000] / 10_000
+    order = batches._epoch_order(10_000, 0, "x", 0)[:1000] / 10_000
     assert abs(order.mean() - 0.5) < 5 / np.sqrt(12 * 1000)
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 5 / np.sqrt(1000)
 
@@ -500,19 +535,19 @@ def test_first_windows_are_spread_over_the_stream():
 )
 def test_bad_weights_are_refused(stores, weights, message):
     with pytest.raises(UserError, match=message):
-        rk.training_data(stores, weights, seq_len=8, batch_size=2, seed=0)
+        batches.training_data(stores, weights, seq_len=8, batch_size=2, seed=0)
 
 
 def test_bad_sizes_are_refused(stores):
     weights = dict.fromkeys(stores, 1)
     with pytest.raises(UserError, match="shorter than a window"):
-        rk.training_data(stores, weights, seq_len=10**6, batch_size=2, seed=0)
+        batches.training_data(stores, weights, seq_len=10**6, batch_size=2, seed=0)
     for sizes in ({"seq_len": 0, "batch_size": 1}, {"seq_len": 8, "batch_size": 0}):
         with pytest.raises(UserError, match="at least 1"):
-            rk.training_data(stores, weights, **sizes, seed=0)
+            batches.training_data(stores, weights, **sizes, seed=0)
     for index, count in ((2, 2), (-1, 2), (0, 0), (0, 3)):
         with pytest.raises(UserError, match="count processes from 0"):
-            rk.training_data(
+            batches.training_data(
                 stores,
                 weights,
                 seq_len=8,
@@ -522,12 +557,14 @@ def test_bad_sizes_are_refused(stores):
                 process_count=count,
             )
     with pytest.raises(UserError, match="differ in nothing"):
-        rk.training_data({}, {}, seq_len=8, batch_size=2, seed=0)
+        batches.training_data({}, {}, seq_len=8, batch_size=2, seed=0)
 
 
 def test_feeding_is_cheap(stores):
     """8 windows of 129 tokens: 0.1 ms on an idle core; ten times that still hides behind any step."""
-    data = rk.training_data(stores, dict.fromkeys(stores, 1), seq_len=128, batch_size=8, seed=0)
+    data = batches.training_data(
+        stores, dict.fromkeys(stores, 1), seq_len=128, batch_size=8, seed=0
+    )
     data[0]
     start = os.times().user
     for step in range(300):

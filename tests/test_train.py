@@ -17,7 +17,8 @@ import pytest
 jax = pytest.importorskip("jax", reason="training needs the extra `train`")
 
 from relscale.core import Preempted, RunFailed, UserError  # noqa: E402
-from relscale.model.checkpoints import CheckpointPolicy, Checkpoints  # noqa: E402
+from relscale.model import training  # noqa: E402
+from relscale.model.checkpoints import CheckpointPolicy, Checkpoints, checksums  # noqa: E402
 from relscale.model.training import SpikeRule, loss_and_grads, read_metrics, start_state, train  # noqa: E402
 from relscale.plan.spec import ComputeSpec, ModelSpec, OptimSpec, RunSpec  # noqa: E402
 
@@ -167,7 +168,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(damage, alone, tm
         train(RUN, Rows(70, cut), tmp_path, checkpoints=SOON)
     damage(tmp_path / "checkpoints" / "60")
     seen = []
-    with pytest.warns(UserWarning, match=r"checkpoints/60: damaged .*going on from step 40"):
+    with pytest.warns(UserWarning, match=r"checkpoints/60: damaged .*resuming from step 40"):
         model, _ = train(RUN, Rows(), tmp_path, callbacks=[seen.append])
     assert seen[0]["step"] == 60
     assert (digest(model), read_metrics(tmp_path)) == alone
@@ -182,6 +183,16 @@ def test_no_whole_checkpoint_is_an_error(tmp_path):
         truncate(tmp_path / "checkpoints" / step)
     with pytest.raises(UserError, match="no checkpoint of 60, 40 can be read"):
         train(RUN, Rows(), tmp_path)
+
+
+def test_checksums_see_one_bit_and_many_signs():
+    """The sign is the top bit, and 2^31 times an even number is 0 modulo 2^32: sums of bare words would not see it."""
+    array = jax.random.normal(jax.random.key(0), (4, 8))
+    one = np.array(array)
+    one.view(np.uint32)[3, 7] ^= 1
+    swapped = array.at[0].set(array[1]).at[1].set(array[0])
+    seen = [int(checksums([a])[0]) for a in (array, one, -array, swapped, array.T.reshape(4, 8))]
+    assert len(set(seen)) == len(seen)
 
 
 def test_other_bits_that_any_reader_takes_are_found(tmp_path):
@@ -220,6 +231,17 @@ def test_a_loss_that_leaps_and_stays_ends_the_run(tmp_path):
         train(LONG, Rows(noise_from=300), tmp_path, checkpoints=SOON)
     train(LONG, Rows(noise_from=300), tmp_path, spike=None)
     assert read_metrics(tmp_path)[-1]["step"] == 500
+
+
+def test_the_loss_of_a_run_is_that_of_its_last_tenth(tmp_path):
+    """Rows that end after nine tenths of the steps, each by its number of steps; one at nine tenths is out."""
+    rows = [{"step": s, "num_steps": 20, "loss_nats": float(s)} for s in range(20, 201, 20)]
+    for num_steps, more, loss in ((200, [], 200), (210, [(210, 10)], (20 * 200 + 10 * 210) / 30)):
+        last = [{"step": s, "num_steps": n, "loss_nats": float(s)} for s, n in more]
+        text = "".join(json.dumps(row) + "\n" for row in rows + last)
+        (tmp_path / "metrics.jsonl").write_text(text)
+        run = dataclasses.replace(RUN, num_steps=num_steps)
+        assert training._summary(run, tmp_path) == {"train_loss_nats": pytest.approx(loss)}
 
 
 def test_a_healthy_run_passes(tmp_path):

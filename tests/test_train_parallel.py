@@ -144,6 +144,21 @@ def losses(rows: list[dict]) -> list[float]:
     return [row["loss_nats"] for row in rows]
 
 
+def test_matrices_that_widen_are_cut_by_outputs_and_those_that_narrow_by_inputs():
+    """Then attention and MLP need one sum over `tensor` each; the other way round is right too, and slower."""
+    import jax
+    from jax.sharding import Mesh, PartitionSpec
+
+    from relscale.model.mesh import AXES, leaf_spec
+
+    devices = np.array(jax.devices()[:1] * 4).reshape(1, 2, 2)  # nothing is computed on them
+    mesh = Mesh(devices, AXES)
+    for name in ("query", "key", "value", "gate", "up"):
+        assert leaf_spec(f".{name}", (3, 8, 8), mesh) == PartitionSpec(None, "fsdp", "tensor")
+    for name in ("output", "down"):
+        assert leaf_spec(f".{name}", (3, 8, 8), mesh) == PartitionSpec(None, "tensor", "fsdp")
+
+
 @pytest.mark.parametrize("way", ["fsdp", "tensor"])
 def test_a_mesh_gives_the_curve_of_one_device(eight, way):
     assert eight["one"][-1] < eight["one"][0] - 0.1  # the run learns, so weights matter
@@ -247,7 +262,7 @@ def second_dies():
 def test_processes_that_ray_starts_give_the_curve_of_one_device(eight):
     pytest.importorskip("ray", reason="needs the extra `ray`")
     from relscale.sweep.multihost import on_hosts
-    from relscale.sweep.ray_dask import RayOptions, _ray_cluster
+    from relscale.sweep.ray_dask import RayOptions, ray_cluster
 
     environment = {
         "JAX_PLATFORMS": "cpu",
@@ -256,7 +271,7 @@ def test_processes_that_ray_starts_give_the_curve_of_one_device(eight):
     }
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(_ray_cluster(2, environment, RayOptions()))
+            stack.enter_context(ray_cluster(2, environment, RayOptions()))
         except UserError as error:
             if "timed out during startup" not in str(error):
                 raise

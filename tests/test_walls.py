@@ -20,14 +20,13 @@ BELOW = {
     "sweep": {"plan", "text", "model", "eval"},
     "top": {"plan", "text", "model", "eval", "laws", "sweep"},
 }
-GROUND = ("core", "style", "results", "tables", "importers", "suites")
 
 
 def chapters() -> list[str]:
     """Notebooks that export, in the order in which they are read."""
     contents = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]["sidebar"]["contents"]
     listed = [name for section in contents for name in section.get("contents", ())]
-    return [name for name in listed if (module_of(name))]
+    return [name for name in listed if module_of(name)]
 
 
 def cells(name: str) -> list[str]:
@@ -55,7 +54,8 @@ def imported(source: str) -> set[str]:
 
 def wing_of(module: str) -> str:
     wing, _, leaf = module.rpartition(".")
-    return wing or ("ground" if leaf in GROUND else "top")
+    # Ground chapters have numbers below ten, and stand before the wings.
+    return wing or ("ground" if MODULES[leaf] < MODULES["plan.spec"] else "top")
 
 
 CHAPTERS = chapters()

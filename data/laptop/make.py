@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from relscale.study import gemm_flops_per_second
-from relscale.sweep.driver import available_cores, wall_seconds
+from relscale.plan.cost import gemm_flops_per_second
+from relscale.sweep.store import connect, read_record
+from relscale.sweep.workers import available_cores
 from relscale.tables import write_table
 
 study, here = Path(sys.argv[1]), Path(__file__).parent
@@ -22,7 +23,9 @@ write_table(text, here / "text.csv")
 runs = pd.read_csv(here / "runs.csv")
 timing = {
     "train_flops": runs["train_flops"].sum(),
-    "wall_s": sum(wall_seconds(study / "runs" / name) for name in runs["run_id"]),
+    "wall_s": sum(
+        read_record(connect(study), f"runs/{name}/timing.json")["wall_s"] for name in runs["run_id"]
+    ),
     "num_cores": len(available_cores()),
     "gemm_flops_per_second": gemm_flops_per_second(repeats=50),
 }

@@ -12,8 +12,7 @@ from pathlib import Path
 import pandas as pd
 from plan import DOMAINS, PLANS
 
-from relscale.sweep.attempts import read_record
-from relscale.sweep.store import connect
+from relscale.sweep.store import connect, read_record
 from relscale.tables import read_table, write_table
 
 KEYS = ["run_id", "task", "group", "metric"]

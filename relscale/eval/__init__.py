@@ -1,14 +1,15 @@
 """A model on texts and questions: KV cache, log-likelihoods, bits per byte, tasks."""
 
-from relscale import _room
+from relscale._lazy import room
 
 __all__ = [
     "kv_cache",
     "prefix_tree",
-    "bits",
     "requests",
     "likelihoods",
-    "readings",
+    "windows",
+    "bits",
+    "inspection",
     "groups",
     "ice",
     "items",
@@ -21,7 +22,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    return _room(__name__, __all__, name)
+    return room(__name__, __all__, name)
 
 
 def __dir__() -> list[str]:

@@ -1,10 +1,10 @@
 """Tables to laws: intervals, IsoFLOP optima, curves, relative laws, forecasts, power. Never JAX."""
 
-from relscale import _room
+from relscale._lazy import room
 
 __all__ = [
     "lines",
-    "parabolas",
+    "intervals",
     "simulate",
     "isoflop",
     "frontiers",
@@ -21,11 +21,12 @@ __all__ = [
     "contrasts",
     "formats",
     "calibration",
+    "multiplier",
 ]
 
 
 def __getattr__(name: str) -> object:
-    return _room(__name__, __all__, name)
+    return room(__name__, __all__, name)
 
 
 def __dir__() -> list[str]:

@@ -99,6 +99,10 @@ def simulate_values(
         One a group.
     runs
         With budget_flops, num_params and num_tokens, such as `Design.runs` makes.
+    noise
+        Standard deviations of the log error.
+    n_sims, seed
+        How many suites, and their seed.
     """
     rng = np.random.default_rng(seed)
     params, tokens = runs["num_params"].to_numpy(float), runs["num_tokens"].to_numpy(float)
@@ -126,6 +130,8 @@ def simulate_suite(
         The surface of each group.
     design, noise
         Default: `Design()` and `Noise()`.
+    seed
+        Of the noise.
     """
     design, noise = design or Design(), noise or Noise()
     runs = design.runs()

@@ -1,6 +1,6 @@
 """A decoder and its training: optimizers, meshes, checkpoints, Hugging Face folders in and out."""
 
-from relscale import _room
+from relscale._lazy import room
 
 __all__ = [
     "decoder",
@@ -9,13 +9,14 @@ __all__ = [
     "checkpoints",
     "training",
     "callbacks",
+    "hf_config",
     "hub",
     "open",
 ]
 
 
 def __getattr__(name: str) -> object:
-    return _room(__name__, __all__, name)
+    return room(__name__, __all__, name)
 
 
 def __dir__() -> list[str]:

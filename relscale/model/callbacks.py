@@ -68,7 +68,7 @@ def rate_meter(
 def bar_callback(
     run: RunSpec, chip: Chip | None = None, num_chips: int = 1
 ) -> Iterator[Callable[[dict], None]]:
-    """A bar over a run's steps: loss, tokens/s, FLOP/s, utilisation where a chip is given, time left."""
+    """A progress bar over a run's steps: loss, tokens/s, FLOP/s, utilisation where a chip is given, time left."""
     require("train", "tqdm")
     from tqdm import tqdm
 
@@ -92,7 +92,7 @@ def bar_callback(
 
 # %% ../../nbs/model/05_callbacks.ipynb #b62fa3ad
 def _numbers(row: Mapping) -> dict[str, float]:
-    """What of a row goes on a curve: all but how it was counted."""
+    """The values of a row that are drawn as curves: all but `step` and `num_steps`."""
     return {name: value for name, value in row.items() if name not in ("step", "num_steps")}
 
 
@@ -128,7 +128,7 @@ def wandb_callback(
     Parameters
     ----------
     run
-        The run that is watched; its id names the run there, and a resumed run goes on under it.
+        The run that is watched; its id names the run there, and a resumed run continues under it.
     project
         Name of the project.
     folder

@@ -23,9 +23,9 @@ from ..core import UserError, require
 class CheckpointPolicy:
     """When a run writes checkpoints, and which ones it keeps.
 
-    One is due `every_s` seconds after the last. The newest `keep` stay while the run goes on; those of
+    One is due `every_s` seconds after the last. The newest `keep` stay while the run trains; those of
     each `keep_every` steps are written whatever the clock says, and stay when the run is finished.
-    `asynchronous` writes while the run goes on. None of this changes a result.
+    `asynchronous` writes while training continues. None of this changes a result.
     """
 
     every_s: float = 20.0
@@ -52,6 +52,13 @@ def _restored(like: PyTree, leaves: dict[str, Array]) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), [leaves[path] for path in _by_path(like)])
 
 # %% ../../nbs/model/03_checkpoints.ipynb #9be1a223
+def _mixed(word: UInt32[Array, "*shape"]) -> UInt32[Array, "*shape"]:
+    """32 bits to 32 bits, one to one, every bit of the input in every bit of the output (MurmurHash3)."""
+    word = (word ^ (word >> 16)) * jnp.uint32(0x85EBCA6B)
+    word = (word ^ (word >> 13)) * jnp.uint32(0xC2B2AE35)
+    return word ^ (word >> 16)
+
+
 @jax.jit
 def checksums(tree: PyTree) -> UInt32[Array, "_"]:
     """A checksum of the bits of each leaf, whatever devices it lies on."""
@@ -63,11 +70,11 @@ def checksums(tree: PyTree) -> UInt32[Array, "_"]:
         for axis in range(words.ndim):
             along = jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
             place = (place + along) * jnp.uint32(0x9E3779B1)
-        return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
+        return jnp.sum(_mixed(words + place), dtype=jnp.uint32)
 
     return jnp.stack([of_leaf(leaf) for leaf in jax.tree.leaves(tree)])
 
-# %% ../../nbs/model/03_checkpoints.ipynb #4c4ed1ea
+# %% ../../nbs/model/03_checkpoints.ipynb #d4043e19
 def any_process(*flags: bool) -> list[bool]:
     """Each flag, raised when any process raises it: all must agree on what comes next."""
     if jax.process_count() == 1:
@@ -76,9 +83,17 @@ def any_process(*flags: bool) -> list[bool]:
 
     return multihost_utils.process_allgather(np.asarray(flags)).any(axis=0).tolist()
 
-
+# %% ../../nbs/model/03_checkpoints.ipynb #4c4ed1ea
 class Checkpoints:
-    """The checkpoints of a tree of arrays in a folder that all processes share."""
+    """The checkpoints of a tree of arrays in a folder that all processes share.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there; a symbolic link is refused.
+    policy
+        How many to keep, and whether to write asynchronously; when to save is the caller's.
+    """
 
     def __init__(self, folder: Path | str, policy: CheckpointPolicy = CheckpointPolicy()):
         require("train", "orbax")
@@ -101,71 +116,78 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(self, step: int, tree: PyTree) -> None:
-        """Keep this tree, and let older ones go as the policy says."""
+        """Keep this tree, and delete older ones as the policy says."""
         leaves = {**_by_path(tree), "checksums": checksums(tree)}
         self._manager.save(step, args=self._ocp.args.StandardSave(leaves))
 
     def load(self, like: PyTree) -> tuple[int, PyTree]:
         """Step and tree of the newest checkpoint that is whole; step 0 and `like` itself without any.
 
-        Its structure and devices are those of `like`, whatever devices wrote it.
-
-        Warns of each damaged checkpoint, and deletes it.
-
-        Raises
-        ------
-        UserError
-            There are checkpoints, and none is whole.
+        Its structure and devices are those of `like`, whatever devices wrote it. Warns of each damaged
+        checkpoint, and deletes it. Raises UserError when there are checkpoints and none is whole.
         """
-        bad = {}
-        for step in reversed(self.steps()):
-            tree, bad[step] = self._try_load(step, like)
-            if not any_process(tree is None)[0]:
-                for damaged in set(bad) - {step}:
-                    warnings.warn(
-                        f"{self.folder / str(damaged)}: damaged ({bad[damaged]}); deleted, "
-                        f"going on from step {step}",
-                        stacklevel=2,
-                    )
-                    self._manager.delete(damaged)
-                return step, tree
-        if bad:
-            raise UserError(
-                f"{self.folder}: no checkpoint of {', '.join(map(str, bad))} can be read "
-                f"({bad[max(bad)]}); delete the folder to begin again"
-            )
-        return 0, like
-
-    def _try_load(self, step: int, like: PyTree) -> tuple[PyTree | None, str]:
-        """The tree of one checkpoint; None and why when it is damaged."""
-        wanted = {**_by_path(like), "checksums": checksums(like)}
-        wanted = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, wanted)
-        try:
-            leaves = self._manager.restore(step, args=self._ocp.args.StandardRestore(wanted))
-        except Exception as error:  # whatever Orbax, TensorStore or JSON make of a broken file
-            return None, f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.100}"
-        tree = _restored(like, leaves)
-        differ = np.asarray(checksums(tree)) != np.asarray(leaves["checksums"])
-        if differ.any():
-            return None, f"{[*_by_path(like)][int(differ.argmax())]} is not what was written"
-        return tree, ""
+        return _newest_whole(self, like)
 
     def finish(self) -> None:
-        """Drop all checkpoints but those that the policy keeps for good."""
-        self._manager.wait_until_finished()
-        period = self.policy.keep_every
-        for step in self.steps():
-            if period is None or step % period:
-                self._manager.delete(step)
-        self.close()
-        any_process()  # none goes on before all are here
-        if period is None and jax.process_index() == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        """Delete all checkpoints but those that the policy keeps for good."""
+        _clear(self)
 
     def close(self) -> None:
         """Wait until all that was saved is on the disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+# %% ../../nbs/model/03_checkpoints.ipynb #37ed3ffd
+def _try_load(kept: Checkpoints, step: int, like: PyTree) -> tuple[PyTree | None, str]:
+    """The tree of one checkpoint; None and why when it is damaged."""
+    ocp = kept._ocp
+    wanted = {**_by_path(like), "checksums": checksums(like)}
+    wanted = jax.tree.map(ocp.utils.to_shape_dtype_struct, wanted)
+    try:
+        leaves = kept._manager.restore(step, args=ocp.args.StandardRestore(wanted))
+    except Exception as error:  # whatever Orbax, TensorStore or JSON make of a broken file
+        return None, f"{type(error).__name__}: {str(error).strip().splitlines()[0]:.100}"
+    tree = _restored(like, leaves)
+    differ = np.asarray(checksums(tree)) != np.asarray(leaves["checksums"])
+    if differ.any():
+        return None, f"{[*_by_path(like)][int(differ.argmax())]} is not what was written"
+    return tree, ""
+
+
+def _newest_whole(kept: Checkpoints, like: PyTree) -> tuple[int, PyTree]:
+    """`Checkpoints.load`: the newest that all processes can read; damaged ones after it are deleted."""
+    bad = {}
+    for step in reversed(kept.steps()):
+        tree, bad[step] = _try_load(kept, step, like)
+        if any_process(tree is None)[0]:
+            continue
+        for damaged in set(bad) - {step}:
+            warnings.warn(
+                f"{kept.folder / str(damaged)}: damaged ({bad[damaged]}); deleted, "
+                f"resuming from step {step}",
+                stacklevel=3,
+            )
+            kept._manager.delete(damaged)
+        return step, tree
+    if bad:
+        raise UserError(
+            f"{kept.folder}: no checkpoint of {', '.join(map(str, bad))} can be read "
+            f"({bad[max(bad)]}); delete the folder to begin again"
+        )
+    return 0, like
+
+# %% ../../nbs/model/03_checkpoints.ipynb #53decbea
+def _clear(kept: Checkpoints) -> None:
+    """`Checkpoints.finish`."""
+    kept._manager.wait_until_finished()
+    period = kept.policy.keep_every
+    for step in kept.steps():
+        if period is None or step % period:
+            kept._manager.delete(step)
+    kept.close()
+    any_process()  # none continues before all are here
+    if period is None and jax.process_index() == 0:
+        shutil.rmtree(kept.folder, ignore_errors=True)
 
 # %% ../../nbs/model/03_checkpoints.ipynb #e51b0afb
 def save_tree(folder: Path, tree: PyTree) -> None:

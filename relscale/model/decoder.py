@@ -98,26 +98,26 @@ def _causal_forward(query, key, value):
     return mixed, (query, key, value, weights, inverse, mixed)
 
 
-def _causal_backward(kept, slope):
+def _causal_backward(kept, gradient):
     query, key, value, weights, inverse, mixed = kept
-    seq, scale, slope = query.shape[-2], query.shape[-1] ** -0.5, slope * inverse
-    shift = jnp.sum(slope * mixed, axis=-1, keepdims=True)
-    query_slopes, key_slope, value_slope = [], 0, 0
+    seq, scale, gradient = query.shape[-2], query.shape[-1] ** -0.5, gradient * inverse
+    shift = jnp.sum(gradient * mixed, axis=-1, keepdims=True)
+    query_grads, key_grad, value_grad = [], 0, 0
     for rows, weight in zip(_strips(seq), weights, strict=True):
         here, seen, later = (
-            slope[..., rows, :],
+            gradient[..., rows, :],
             slice(rows.stop),
             [(0, 0)] * 3 + [(0, seq - rows.stop)],
         )
         scores = jnp.einsum("bgrsd,bgtd->bgrst", here, value[..., seen, :])
         scores = weight * (scores - shift[..., rows, :])
-        query_slopes.append(jnp.einsum("bgrst,bgtd->bgrsd", scores, key[..., seen, :]))
+        query_grads.append(jnp.einsum("bgrst,bgtd->bgrsd", scores, key[..., seen, :]))
         # with the long side last, the order in which a CPU is quicker
         strip = jnp.einsum("bgrsd,bgrst->bgdt", query[..., rows, :], scores)
-        key_slope += jnp.pad(strip, later)
-        value_slope += jnp.pad(jnp.einsum("bgrsd,bgrst->bgdt", here, weight), later)
-    query_slope = jnp.concatenate(query_slopes, axis=-2)
-    return scale * query_slope, scale * key_slope.mT, value_slope.mT
+        key_grad += jnp.pad(strip, later)
+        value_grad += jnp.pad(jnp.einsum("bgrsd,bgrst->bgdt", here, weight), later)
+    query_grad = jnp.concatenate(query_grads, axis=-2)
+    return scale * query_grad, scale * key_grad.mT, value_grad.mT
 
 
 _causal_attention.defvjp(_causal_forward, _causal_backward)
@@ -208,8 +208,8 @@ class Decoder(eqx.Module):
     """Qwen3 decoder (Yang et al. 2025), or Llama 3 (Dubey et al. 2024) where `spec.qk_norm` is off.
 
     Leaves of `blocks` have a leading dimension `num_layers`; `head` is None when the embedding is
-    tied. `compute` says in which type the model computes, whatever the type of its leaves, and what
-    its backward pass computes again.
+    tied. `compute` sets the type of the products, whatever the type of the leaves (mixed precision), and
+    what the backward pass computes again (rematerialization).
     """
 
     embedding: Float[Array, "vocab hidden"]
@@ -304,7 +304,7 @@ def init_model(
     key
         Random key; equal keys give equal models.
     init
-        "released": the initial scales of the released suite; "standard": normal of spread 0.02.
+        "released": the initial scales of the released suite; "standard": normal of standard deviation 0.02.
     compute
         How the model will be computed, all float32 by default; no weight depends on it.
 
@@ -352,14 +352,14 @@ def _head_nll_forward(hidden, head, targets):
     return total - picked, (hidden, head, targets, scores, total)
 
 
-def _head_nll_backward(kept, cotangent):
+def _head_nll_backward(kept, gradient):
     hidden, head, targets, scores, total = kept
     hit = jnp.arange(head.shape[0]) == targets[:, None]
-    slope = ((jnp.exp(scores - total[:, None]) - hit) * cotangent[:, None]).astype(hidden.dtype)
+    grads = ((jnp.exp(scores - total[:, None]) - hit) * gradient[:, None]).astype(hidden.dtype)
     rows = jax.lax.optimization_barrier(hidden.T)
-    head_slope = jnp.matmul(rows, slope, preferred_element_type=jnp.float32)
-    head_slope = jax.lax.optimization_barrier(head_slope).T.astype(head.dtype)
-    return slope @ head.astype(hidden.dtype), head_slope, None
+    head_grad = jnp.matmul(rows, grads, preferred_element_type=jnp.float32)
+    head_grad = jax.lax.optimization_barrier(head_grad).T.astype(head.dtype)
+    return grads @ head.astype(hidden.dtype), head_grad, None
 
 
 _head_nll.defvjp(_head_nll_forward, _head_nll_backward)

@@ -222,6 +222,27 @@ def learning_rate_at(step: Int[Array, ""] | int, hyper: Hyper) -> Float[Array, "
     """Learning rate of the 0-based update `step`; under Muon, that of the hidden matrices."""
     return _scheduled(step, hyper.learning_rate, hyper)
 
+# %% ../../nbs/model/01_optim.ipynb #03ba98ee
+def _adam_direction(
+    grad: Array, first: Array, second: Array, seen: tuple[Array, Array], hyper: Hyper
+) -> tuple[Array, Array, Array]:
+    """Adam's step of a leaf before the learning rate, and its two moments with this gradient in them.
+
+    `seen` is the share of each moment's weights that steps so far have had, 1 - beta ** count.
+    """
+    first = hyper.beta1 * first + (1 - hyper.beta1) * grad
+    second = hyper.beta2 * second + (1 - hyper.beta2) * grad * grad
+    step = (first / seen[0]) / (jnp.sqrt(second / seen[1]) + hyper.eps)
+    return step, first, second
+
+# %% ../../nbs/model/01_optim.ipynb #37fb1a29
+def _masked(step: Array, grad: Array, first: Array, axes: tuple[int, ...], eps: Array) -> Array:
+    """The cautious mask (Liang et al. 2024): entries of the step that agree with the gradient, scaled up."""
+    # the sign of the moment is the sign of the step, and grad * step can underflow
+    agrees = (jnp.sign(grad) * jnp.sign(first)) > 0
+    share = jnp.mean(agrees, axis=axes, keepdims=True, dtype=step.dtype)
+    return jnp.where(agrees, step / (share + eps), 0)
+
 # %% ../../nbs/model/01_optim.ipynb #5fcc05d0
 def update(
     grads: PyTree, state: OptimState, params: PyTree, hyper: Hyper
@@ -246,13 +267,11 @@ def update(
     rate = other_rate = learning_rate_at(state.count, hyper)
     if hyper.rule == "muon":
         other_rate = _scheduled(state.count, hyper.adam_learning_rate, hyper)
+    seen = tuple(-jnp.expm1(count * jnp.log(beta)) for beta in (hyper.beta1, hyper.beta2))
     decay = hyper.weight_decay * (rate / hyper.learning_rate if hyper.corrected_decay else 1.0)
     grads = jax.tree.map(lambda grad, first: grad.astype(first.dtype), grads, state.first)
     norm = jnp.sqrt(sum(jnp.sum(grad * grad) for grad in jax.tree.leaves(grads)))
     clip = jnp.minimum(1.0, hyper.clip_norm / norm)
-    first_seen, second_seen = (
-        -jnp.expm1(count * jnp.log(beta)) for beta in (hyper.beta1, hyper.beta2)
-    )
 
     def leaf_update(path, grad, first, second, param):
         name, grad, leaf_rate = jax.tree_util.keystr(path).lower(), grad * clip, other_rate
@@ -261,19 +280,10 @@ def update(
             first = hyper.momentum * first + (1 - hyper.momentum) * grad
             step = _muon_direction(grad, first, hyper)
         else:
-            first = hyper.beta1 * first + (1 - hyper.beta1) * grad
-            second = hyper.beta2 * second + (1 - hyper.beta2) * grad * grad
-            step = (first / first_seen) / (jnp.sqrt(second / second_seen) + hyper.eps)
+            step, first, second = _adam_direction(grad, first, second, seen, hyper)
         if hyper.cautious:
-            # the sign of the moment is the sign of the step, and grad * step can underflow
-            agrees = (jnp.sign(grad) * jnp.sign(first)) > 0
-            share = jnp.mean(
-                agrees,
-                axis=_mean_axes(path, grad, hyper.mask_mean),
-                keepdims=True,
-                dtype=step.dtype,
-            )
-            step = jnp.where(agrees, step / (share + hyper.eps), 0)
+            axes = _mean_axes(path, grad, hyper.mask_mean)
+            step = _masked(step, grad, first, axes, hyper.eps)
         if _is_decayed(name):
             plain = hyper.corrected_leaves == "normalised" and not _is_hidden(name)
             step = step + (hyper.weight_decay if plain else decay) * param

@@ -67,7 +67,7 @@ def start_state(run: RunSpec, mesh: Mesh | None = None) -> TrainState:
 def loss_and_grads(
     model: Decoder, tokens: Int[Array, "batch seq_and_next"], mesh: Mesh | None = None
 ) -> tuple[Float[Array, ""], Decoder]:
-    """Mean loss of a batch in nats and its gradient, in `model.compute.accumulate` parts."""
+    """Mean loss of a batch in nats and its gradient, accumulated over `model.compute.accumulate` parts."""
     parts = model.compute.accumulate
     of_rows = jax.value_and_grad(lambda model, rows: mean_nll(on_mesh(model, mesh), rows))
     if parts == 1:
@@ -98,7 +98,24 @@ def train_step(
     hyper: Hyper,
     mesh: Mesh | None = None,
 ) -> tuple[TrainState, StepMetrics]:
-    """One optimizer step on one batch; on a mesh, `state` and `tokens` lie there already."""
+    """One optimizer step on one batch.
+
+    Parameters
+    ----------
+    state
+        Weights and moments; donated, so it cannot be used afterwards.
+    tokens
+        Token ids of int32 [batch, seq + 1]: position i predicts token i + 1.
+    hyper
+        From `hyper_of`; other numbers in it need no new compilation.
+    mesh
+        Where `state` and `tokens` lie already; None on one device.
+
+    Returns
+    -------
+    state, metrics
+        The new state, and the loss before the step.
+    """
     loss, grads = loss_and_grads(state.model, tokens, mesh)
     grads = constrain(grads, mesh)
     rate = learning_rate_at(state.optim.count, hyper)
@@ -152,8 +169,8 @@ class SpikeRule:
             return math.inf
         before = np.asarray(losses[-self.window :])
         middle = np.median(before)
-        spread = np.median(np.abs(before - middle))
-        return float(middle + max(self.times_mad * spread, self.least_nats))
+        mad = np.median(np.abs(before - middle))
+        return float(middle + max(self.times_mad * mad, self.least_nats))
 
     def streak(self, losses: Sequence[float]) -> int:
         """How many of the newest `rows` losses lie above the limit in succession, counted from the last."""
@@ -165,6 +182,16 @@ class SpikeRule:
         return above
 
 # %% ../../nbs/model/04_training.ipynb #cb34438b
+LOG_EVERY = 20
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Batches by step: `data[step]` is int32 [rows of this process, seq_len + 1]."""
+
+    def __getitem__(self, step: int) -> np.ndarray: ...
+
+
 @contextlib.contextmanager
 def _termination() -> Iterator[threading.Event]:
     """An event that SIGTERM sets, where this thread may listen to signals."""
@@ -185,124 +212,7 @@ def _termination() -> Iterator[threading.Event]:
     finally:
         signal.signal(signal.SIGTERM, before)
 
-# %% ../../nbs/model/04_training.ipynb #e3c90c3d
-LOG_EVERY = 20
-
-
-@runtime_checkable
-class Batches(Protocol):
-    """Batches by step: `data[step]` is int32 [rows of this process, seq_len + 1]."""
-
-    def __getitem__(self, step: int) -> np.ndarray: ...
-
-
-def load_model(folder: Path | str, like: Decoder) -> Decoder:
-    """The final weights of a finished run's folder, in the structure and on the devices of `like`."""
-    return load_tree(Path(folder) / "model", like)
-
-
-def train(
-    run: RunSpec,
-    data: Batches,
-    folder: Path | str,
-    *,
-    mesh: Mesh | None = None,
-    checkpoints: CheckpointPolicy = CheckpointPolicy(),
-    spike: SpikeRule | None = SpikeRule(),
-    callbacks: Sequence[Callable[[dict], None]] = (),
-    should_stop: Callable[[], bool] = lambda: False,
-) -> tuple[Decoder, dict]:
-    """Train a run to its end, going on from whatever its folder holds.
-
-    Parameters
-    ----------
-    run
-        What to train.
-    data
-        Batches by step: `data[step]` is int32 of shape [batch_size, seq_len + 1]; on a mesh of several
-        processes, this process's rows (`relscale.model.mesh.feed_share`).
-    folder
-        Checkpoints, `metrics.jsonl`, `status.json` and the final weights live here; all processes see it.
-    mesh
-        Devices from `relscale.model.mesh.make_mesh`; JAX's default device without one. A run can go on on
-        another mesh than it began on.
-    checkpoints
-        When to write a checkpoint and which to keep; where they fall does not change the result.
-    spike
-        When a leap of the loss ends the run; None lets it go on.
-    callbacks
-        Called with each log row, in the first process alone; see `relscale.model.callbacks`.
-    should_stop
-        Asked at each logged step; true ends the run as SIGTERM does.
-
-    Returns
-    -------
-    model, summary
-        Final weights, and `train_loss_nats`: mean nats per token over the log rows that end in the last
-        tenth of the steps.
-
-    Raises
-    ------
-    RunFailed
-        The loss is no longer finite, or `spike` says so; the last good checkpoint is kept.
-    Preempted
-        SIGTERM arrived, or `should_stop`; a checkpoint of the last logged step is there.
-    """
-    folder, state = Path(folder), start_state(run, mesh)
-    hyper = hyper_of(run.optim, run.num_steps)
-    period = checkpoints.keep_every
-    if period and period % LOG_EVERY:
-        raise UserError(
-            f"keep_every={period}: use a multiple of the {LOG_EVERY} steps of a log row"
-        )
-    if mesh is not None:
-        check_batch(run.batch_size, run.compute.accumulate, mesh)
-        hyper = jax.device_put(hyper, NamedSharding(mesh, PartitionSpec()))
-    if (folder / "model").exists():
-        return load_model(folder, state.model), _summary(run, folder)
-    keeper, leads = Checkpoints(folder / "checkpoints", checkpoints), jax.process_index() == 0
-    with contextlib.ExitStack() as stack:
-        stack.callback(keeper.close)
-        step, state = keeper.load(state)
-        rows = [row for row in read_metrics(folder) if row["step"] <= step]
-        if leads:
-            write_atomic(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-            log = stack.enter_context(open(folder / "metrics.jsonl", "a"))
-        asked_to_end = stack.enter_context(_termination())
-        since_log, saved_at = [], time.monotonic()
-        while step < run.num_steps:
-            tokens = data[step]
-            tokens = tokens if mesh is None else place_rows(tokens, mesh, run.batch_size)
-            state, metrics = train_step(state, tokens, hyper, mesh)
-            since_log.append(metrics)
-            step += 1
-            if step % LOG_EVERY and step < run.num_steps:
-                continue
-            rows.append(_log_row(step, since_log))
-            streak = _check(run, folder, rows, since_log, keeper, spike)
-            since_log = []
-            if leads:
-                log.write(json.dumps(rows[-1]) + "\n")
-                log.flush()
-                for callback in callbacks:
-                    callback(rows[-1])
-            late = time.monotonic() - saved_at > checkpoints.every_s
-            stop, late = any_process(asked_to_end.is_set() or should_stop(), late)
-            if stop or (period and step % period == 0) or (late and not streak):
-                keeper.save(step, state)
-                saved_at = time.monotonic()
-            if stop and step < run.num_steps:
-                text = (
-                    f"run {run.run_id}: ended at step {step} of {run.num_steps}, checkpoint written"
-                )
-                _note(folder, "preempted", step, text)
-                raise Preempted(text)
-        save_tree(folder / "model", state.model)
-        keeper.finish()
-    _note(folder, "finished", step)
-    return state.model, _summary(run, folder)
-
-# %% ../../nbs/model/04_training.ipynb #c1433b3e
+# %% ../../nbs/model/04_training.ipynb #b8a78931
 def _log_row(step: int, since_log: list[StepMetrics]) -> dict:
     """Mean loss since the last row, and the newest gradient norm and rate."""
     losses = np.asarray([m.loss for m in since_log], np.float64)
@@ -316,7 +226,42 @@ def _log_row(step: int, since_log: list[StepMetrics]) -> dict:
     }
 
 
-def _check(
+@contextlib.contextmanager
+def _log(folder: Path, step: int) -> Iterator[tuple[list[dict], Callable[[dict], None]]]:
+    """The rows up to a step, and a function that appends one to the file; it writes in the first process alone."""
+    rows = [row for row in read_metrics(folder) if row["step"] <= step]
+    if jax.process_index() != 0:
+        yield rows, lambda row: None
+        return
+    write_atomic(folder / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    with open(folder / "metrics.jsonl", "a") as file:
+
+        def write(row: dict) -> None:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+
+        yield rows, write
+
+
+def _summary(run: RunSpec, folder: Path) -> dict:
+    """Mean training loss over the log rows that end in the last tenth of the steps."""
+    last = [row for row in read_metrics(folder) if row["step"] > 0.9 * run.num_steps]
+    if not last:
+        raise UserError(
+            f"{folder / 'metrics.jsonl'}: gone or cut; delete {folder} to train this run again"
+        )
+    steps = [row["num_steps"] for row in last]
+    return {"train_loss_nats": float(np.average([row["loss_nats"] for row in last], weights=steps))}
+
+# %% ../../nbs/model/04_training.ipynb #c1433b3e
+def _note(folder: Path, status: str, step: int, reason: str = "") -> None:
+    """Leave in `status.json` how the run ended."""
+    if jax.process_index() == 0:
+        note = {"status": status, "step": step, "reason": reason}
+        write_atomic(folder / "status.json", json.dumps(note, indent=1) + "\n")
+
+
+def _check_loss(
     run: RunSpec,
     folder: Path,
     rows: list[dict],
@@ -324,7 +269,7 @@ def _check(
     keeper: Checkpoints,
     spike: SpikeRule | None,
 ) -> int:
-    """Refuse a loss that is not finite or has left its course; else, how many rows it has been astray."""
+    """Fail a run whose loss is not finite or has leapt and stayed; else, the number of rows above the limit."""
     losses = [row["loss_nats"] for row in rows]
     streak = 0 if spike is None else spike.streak(losses)
     if math.isfinite(losses[-1]) and not (spike and streak >= spike.rows):
@@ -346,20 +291,132 @@ def _check(
     _note(folder, "failed", rows[-1]["step"], text)
     raise RunFailed(text)
 
-
-def _note(folder: Path, status: str, step: int, reason: str = "") -> None:
-    """Leave in `status.json` how the run ended."""
-    if jax.process_index() == 0:
-        note = {"status": status, "step": step, "reason": reason}
-        write_atomic(folder / "status.json", json.dumps(note, indent=1) + "\n")
-
-
-def _summary(run: RunSpec, folder: Path) -> dict:
-    """Mean training loss over the log rows that end in the last tenth of the steps."""
-    last = [row for row in read_metrics(folder) if row["step"] > 0.9 * run.num_steps]
-    if not last:
+# %% ../../nbs/model/04_training.ipynb #dab4665a
+def _check_choices(run: RunSpec, checkpoints: CheckpointPolicy, mesh: Mesh | None) -> None:
+    """Refuse a period that misses the log rows, and a batch that does not divide among devices."""
+    period = checkpoints.keep_every
+    if period and period % LOG_EVERY:
         raise UserError(
-            f"{folder / 'metrics.jsonl'}: gone or cut; delete {folder} to train this run again"
+            f"keep_every={period}: use a multiple of the {LOG_EVERY} steps of a log row"
         )
-    steps = [row["num_steps"] for row in last]
-    return {"train_loss_nats": float(np.average([row["loss_nats"] for row in last], weights=steps))}
+    if mesh is not None:
+        check_batch(run.batch_size, run.compute.accumulate, mesh)
+
+
+def _steps_to_log(
+    run: RunSpec, data: Batches, step: int, state: TrainState, hyper: Hyper, mesh: Mesh | None
+) -> tuple[int, TrainState, list[StepMetrics]]:
+    """Train up to the next logged step."""
+    since_log = []
+    while True:
+        tokens = data[step]
+        tokens = tokens if mesh is None else place_rows(tokens, mesh, run.batch_size)
+        state, metrics = train_step(state, tokens, hyper, mesh)
+        since_log.append(metrics)
+        step += 1
+        if step % LOG_EVERY == 0 or step >= run.num_steps:
+            return step, state, since_log
+
+# %% ../../nbs/model/04_training.ipynb #f335a7d6
+def _train_on(
+    run: RunSpec,
+    data: Batches,
+    folder: Path,
+    mesh: Mesh | None,
+    checkpoints: CheckpointPolicy,
+    spike: SpikeRule | None,
+    callbacks: Sequence[Callable[[dict], None]],
+    should_stop: Callable[[], bool],
+) -> Decoder:
+    """`train` from the newest checkpoint to the last step: the final weights, on the disk and returned."""
+    hyper, period = hyper_of(run.optim, run.num_steps), checkpoints.keep_every
+    if mesh is not None:
+        hyper = jax.device_put(hyper, NamedSharding(mesh, PartitionSpec()))
+    keeper = Checkpoints(folder / "checkpoints", checkpoints)
+    with contextlib.ExitStack() as stack:
+        stack.callback(keeper.close)
+        step, state = keeper.load(start_state(run, mesh))
+        rows, write = stack.enter_context(_log(folder, step))
+        asked_to_end = stack.enter_context(_termination())
+        saved_at = time.monotonic()
+        while step < run.num_steps:
+            step, state, since_log = _steps_to_log(run, data, step, state, hyper, mesh)
+            rows.append(_log_row(step, since_log))
+            streak = _check_loss(run, folder, rows, since_log, keeper, spike)
+            write(rows[-1])
+            for callback in callbacks if jax.process_index() == 0 else ():
+                callback(rows[-1])
+            late = time.monotonic() - saved_at > checkpoints.every_s
+            stop, late = any_process(asked_to_end.is_set() or should_stop(), late)
+            if stop or (period and step % period == 0) or (late and not streak):
+                keeper.save(step, state)
+                saved_at = time.monotonic()
+            if stop and step < run.num_steps:
+                text = (
+                    f"run {run.run_id}: ended at step {step} of {run.num_steps}, checkpoint written"
+                )
+                _note(folder, "preempted", step, text)
+                raise Preempted(text)
+        save_tree(folder / "model", state.model)
+        keeper.finish()
+    _note(folder, "finished", step)
+    return state.model
+
+# %% ../../nbs/model/04_training.ipynb #9a501ca6
+def load_model(folder: Path | str, like: Decoder) -> Decoder:
+    """The final weights of a finished run's folder, in the structure and on the devices of `like`."""
+    return load_tree(Path(folder) / "model", like)
+
+
+def train(
+    run: RunSpec,
+    data: Batches,
+    folder: Path | str,
+    *,
+    mesh: Mesh | None = None,
+    checkpoints: CheckpointPolicy = CheckpointPolicy(),
+    spike: SpikeRule | None = SpikeRule(),
+    callbacks: Sequence[Callable[[dict], None]] = (),
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[Decoder, dict]:
+    """Train a run to its end, resuming from the newest checkpoint in its folder.
+
+    Parameters
+    ----------
+    run
+        What to train.
+    data
+        Batches by step: `data[step]` is int32 of shape [batch_size, seq_len + 1]; on a mesh of several
+        processes, this process's rows (`relscale.model.mesh.feed_share`).
+    folder
+        Checkpoints, `metrics.jsonl`, `status.json` and the final weights live here; all processes see it.
+    mesh
+        Devices from `relscale.model.mesh.make_mesh`; JAX's default device without one. A run can resume on
+        another mesh than it began on.
+    checkpoints
+        When to write a checkpoint and which to keep; where they fall does not change the result.
+    spike
+        When a leap of the loss ends the run; with None only a loss that is not finite does.
+    callbacks
+        Called with each log row, in the first process alone; see `relscale.model.callbacks`.
+    should_stop
+        Asked at each logged step; true ends the run as SIGTERM does.
+
+    Returns
+    -------
+    model, summary
+        Final weights, and `train_loss_nats`: mean nats per token over the log rows that end in the last
+        tenth of the steps.
+
+    Raises
+    ------
+    RunFailed
+        The loss is no longer finite, or `spike` says so; the last good checkpoint is kept.
+    Preempted
+        SIGTERM arrived, or `should_stop`; a checkpoint of the last logged step is there.
+    """
+    folder, how = Path(folder), (mesh, checkpoints, spike, callbacks, should_stop)
+    _check_choices(run, checkpoints, mesh)
+    if (folder / "model").exists():
+        return load_model(folder, start_state(run, mesh).model), _summary(run, folder)
+    return _train_on(run, data, folder, *how), _summary(run, folder)

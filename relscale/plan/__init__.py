@@ -1,6 +1,6 @@
 """What will be trained and what it costs: shapes, FLOPs, recipes, device-hours, fleets. No JAX."""
 
-from relscale import _room
+from relscale._lazy import room
 
 __all__ = [
     "spec",
@@ -8,11 +8,13 @@ __all__ = [
     "recipes",
     "cost",
     "fleet",
+    "simulation",
+    "comparison",
 ]
 
 
 def __getattr__(name: str) -> object:
-    return _room(__name__, __all__, name)
+    return room(__name__, __all__, name)
 
 
 def __dir__() -> list[str]:

@@ -103,8 +103,8 @@ class StepChoices:
 
     dtype: Dtype = "float32"
     """Type of the arithmetic; parameters, moments, gradients, attention scores and logits stay float32."""
-    rematerialise: bool = False
-    """Keep each layer's input alone, and compute the rest again in the backward pass."""
+    remat: Literal["none", "block"] = "none"
+    """What the backward pass finds: everything (none), or what each block starts from, the rest computed again (block)."""
     fused_attention: bool = False
     """Never write the attention scores down."""
     sharding: Literal["data", "fsdp"] = "data"
@@ -113,7 +113,7 @@ class StepChoices:
     """Which moments there are, and how much the update holds at once."""
 
     def __post_init__(self):
-        for name in ("dtype", "sharding", "optimizer"):
+        for name in ("dtype", "remat", "sharding", "optimizer"):
             allowed, value = get_args(self.__dataclass_fields__[name].type), getattr(self, name)
             if value not in allowed:
                 raise UserError(f"{name}={value!r}: choose one of {', '.join(allowed)}")
@@ -161,7 +161,7 @@ def step_memory(
     layer = _layer_bytes(model, sequences, seq_len, choices)
     gathered = blocks / model.num_layers + table  # the layer at work, and the head, undivided
     kept_gradients = (blocks + table) / shards + (gathered if shards > 1 else 0)
-    if choices.rematerialise:
+    if choices.remat == "block":
         activations = model.num_layers * act * sequences * seq_len * model.hidden
         layer["work"] += layer["kept"]  # of one layer at a time, and of none at the loss
     else:
@@ -194,7 +194,7 @@ def _layer_bytes(
     tokens, act = sequences * seq_len, _NUM_BYTES[choices.dtype]
     q, kv = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
     # a layer that is computed again stands alone, with no copies in a stack of all layers
-    scanned = model.num_layers > UNROLLED_LAYERS and not choices.rematerialise
+    scanned = model.num_layers > UNROLLED_LAYERS and choices.remat == "none"
     wide, gated, scores = (9, 6, 2) if scanned else (6, 5, 3)
     row = wide * model.hidden + 4 * q + 4 * kv + gated * model.mlp
     square = 0 if choices.fused_attention else 4 * sequences * model.num_heads * seq_len**2
@@ -247,28 +247,7 @@ class CostEstimate:
 
     def plot(self, ax=None):
         """Memory of a step on one device against parameters, by budget, with the chip's memory as a line."""
-        from matplotlib import colormaps
-
-        from relscale.style import new_axes
-
-        ax, by = new_axes(ax), self.rows.groupby("budget_flops")
-        for i, (budget, rows) in enumerate(by):
-            rows = rows.drop_duplicates("num_params").sort_values("num_params")
-            color = colormaps["viridis"](0.85 * i / max(1, by.ngroups - 1))
-            label = f"{budget:.3g}".replace("e+", "e")
-            ax.plot(
-                rows["num_params"], rows["memory_bytes"] / 1e9, marker="o", color=color, label=label
-            )
-        limit = self.chip.memory_bytes / 1e9
-        ax.axhline(limit, color="black", lw=1, ls="--", label=f"{self.chip.name} holds")
-        ax.set(
-            xscale="log",
-            yscale="log",
-            xlabel="parameters",
-            ylabel="memory of a step, one device (GB)",
-        )
-        ax.legend(title="budget (FLOPs)", fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
-        return ax
+        return _plot_memory(self, ax)
 
     def _repr_html_(self):
         return self.summary().to_html()
@@ -286,12 +265,12 @@ def estimate_cost(
     Parameters
     ----------
     runs
-        A plan, or runs.
+        A plan, or its runs.
     chip
         The device; its peak is taken in `choices.dtype`.
     utilisation
         Share of the peak that training sustains, counting the FLOPs of `train_flops` alone: an
-        assumption, 0.4 unless told.
+        assumption.
     choices
         How a step is computed and laid out.
 
@@ -307,6 +286,13 @@ def estimate_cost(
     ------
     UserError
         The utilisation is not in (0, 1], the chip has no rate for the type, or there is no run.
+
+    Examples
+    --------
+    >>> chip = rs.plan.cost.find_chip("h100")
+    >>> cost = rs.estimate_cost(rs.plan_isoflop([1e18]), chip, utilisation=0.4)
+    >>> round(float(cost.rows["device_hours"].sum()), 1)
+    155.5
     """
     import pandas as pd
 
@@ -322,8 +308,10 @@ def estimate_cost(
     rows["devices_needed"] = rows["devices_needed"].astype("Int64")
     return CostEstimate(chip, utilisation, choices, rows)
 
-
+# %% ../../nbs/plan/03_cost.ipynb #529adef7
 def _cost_row(run: RunSpec, chip: Chip, rate: float, choices: StepChoices) -> dict:
+    """One run, priced: a row of `CostEstimate`."""
+
     def parts(num_devices: int) -> dict[str, float]:
         return step_memory(run.model, run.batch_size, run.seq_len, choices, num_devices=num_devices)
 
@@ -350,3 +338,29 @@ def _cost_row(run: RunSpec, chip: Chip, rate: float, choices: StepChoices) -> di
         "batch_size": run.batch_size,
         "state_bytes": parts(1)["params"] + parts(1)["moments"],
     }
+
+# %% ../../nbs/plan/03_cost.ipynb #ac4bda05
+def _plot_memory(cost: CostEstimate, ax):
+    """Memory of a step against parameters, and the chip's memory."""
+    from matplotlib import colormaps
+
+    from relscale.style import new_axes
+
+    ax, by = new_axes(ax), cost.rows.groupby("budget_flops")
+    for i, (budget, rows) in enumerate(by):
+        rows = rows.drop_duplicates("num_params").sort_values("num_params")
+        color = colormaps["viridis"](0.85 * i / max(1, by.ngroups - 1))
+        label = f"{budget:.3g}".replace("e+", "e")
+        ax.plot(
+            rows["num_params"], rows["memory_bytes"] / 1e9, marker="o", color=color, label=label
+        )
+    limit = cost.chip.memory_bytes / 1e9
+    ax.axhline(limit, color="black", lw=1, ls="--", label=f"{cost.chip.name} holds")
+    ax.set(
+        xscale="log",
+        yscale="log",
+        xlabel="parameters",
+        ylabel="memory of a step, one device (GB)",
+    )
+    ax.legend(title="budget (FLOPs)", fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return ax

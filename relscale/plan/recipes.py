@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['HELD2025', 'HELD2025_TRAIN_FLOPS', 'PAPER_TEXT', 'HELD2025_BUDGETS', 'SMALL', 'RECIPES', 'Recipe', 'model_of_width',
-           'batch_and_rate', 'plan_run', 'Plan', 'run_flops', 'run_row', 'plan_isoflop', 'save_plan', 'load_plan']
+           'batch_and_rate', 'plan_run', 'Plan', 'run_flops', 'run_row', 'plan_isoflop', 'save_plan', 'load_plan',
+           'open_plan']
 
 # %% ../../nbs/plan/02_recipes.ipynb #e6f60401
 import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from ..core import UserError, check_name, human
@@ -29,7 +31,7 @@ class Recipe:
     `lr_constant * sqrt(batch) / hidden` exceeds `lr_cap`. Runs are dropped when the batch falls under
     `min_batch`, when the tokens per parameter (embedding left out) leave `tokens_per_param`, or when the
     compute misses the budget by more than `tolerance`; of the sizes left at a budget, `max_sizes` are
-    kept, evenly spread. A model has hidden // head_dim heads, at least one, and an MLP of
+    kept, evenly spaced. A model has hidden // head_dim heads, at least one, and an MLP of
     mlp_ratio * hidden. `beta2` is max(beta2_floor, beta2_base ** (batch / beta2_batch)); `warmup` and
     `decay` are fractions of the run. Budgets count `forward` or `training` FLOPs, as `budget_counts`
     says.
@@ -63,35 +65,40 @@ class Recipe:
     decay: float = 0.2
 
     def __post_init__(self):
-        check_name(self.name, "recipe")
-        for name in (
-            "vocab",
-            "seq_len",
-            "min_hidden",
-            "hidden_step",
-            "coarse_step",
-            "head_dim",
-            "mlp_ratio",
-            "target_steps",
-            "min_batch",
-            "beta2_batch",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(
-                    f"recipe {self.name}: {name}={getattr(self, name)} must be at least 1"
-                )
-        for name in ("lr_constant", "lr_cap", "tolerance"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"recipe {self.name}: {name}={getattr(self, name)} must be above 0")
-        if self.max_hidden < self.min_hidden:
+        _check_recipe(self)
+
+# %% ../../nbs/plan/02_recipes.ipynb #76d83c7d
+def _check_recipe(recipe: Recipe) -> None:
+    """Refuse numbers out of their range, and ranges that are empty."""
+    check_name(recipe.name, "recipe")
+    for name in (
+        "vocab",
+        "seq_len",
+        "min_hidden",
+        "hidden_step",
+        "coarse_step",
+        "head_dim",
+        "mlp_ratio",
+        "target_steps",
+        "min_batch",
+        "beta2_batch",
+    ):
+        if getattr(recipe, name) < 1:
             raise UserError(
-                f"recipe {self.name}: widths {self.min_hidden}..{self.max_hidden} are none; raise max_hidden"
+                f"recipe {recipe.name}: {name}={getattr(recipe, name)} must be at least 1"
             )
-        low, high = self.tokens_per_param
-        if not low < high:
-            raise UserError(f"recipe {self.name}: tokens_per_param {low}..{high} is empty")
-        if self.max_sizes is not None and self.max_sizes < 2:
-            raise UserError(f"recipe {self.name}: max_sizes={self.max_sizes} must be 2 or more")
+    for name in ("lr_constant", "lr_cap", "tolerance"):
+        if not getattr(recipe, name) > 0:
+            raise UserError(f"recipe {recipe.name}: {name}={getattr(recipe, name)} must be above 0")
+    if recipe.max_hidden < recipe.min_hidden:
+        raise UserError(
+            f"recipe {recipe.name}: widths {recipe.min_hidden}..{recipe.max_hidden} are none; raise max_hidden"
+        )
+    low, high = recipe.tokens_per_param
+    if not low < high:
+        raise UserError(f"recipe {recipe.name}: tokens_per_param {low}..{high} is empty")
+    if recipe.max_sizes is not None and recipe.max_sizes < 2:
+        raise UserError(f"recipe {recipe.name}: max_sizes={recipe.max_sizes} must be 2 or more")
 
 # %% ../../nbs/plan/02_recipes.ipynb #b999f1a2
 HELD2025 = Recipe(
@@ -168,7 +175,19 @@ def model_of_width(hidden: int, recipe: Recipe) -> ModelSpec:
 def batch_and_rate(
     forward_budget: float, token_flops: float, hidden: int, recipe: Recipe
 ) -> tuple[int, float]:
-    """Sequences per step and peak learning rate, before the limits on the batch are applied."""
+    """Sequences per step and peak learning rate, before the limits on the batch are applied.
+
+    Parameters
+    ----------
+    forward_budget
+        Compute of the run, in forward FLOPs.
+    token_flops
+        Forward FLOPs of one token.
+    hidden
+        Width of the model.
+    recipe
+        Its target of steps, its rounding, and the constant and cap of the learning rate.
+    """
     ratio = forward_budget / (token_flops * recipe.target_steps * recipe.seq_len)
     rounding = math.ceil if recipe.batch_rounding == "ceil" else round
     batch = 2 ** max(0, rounding(math.log2(ratio))) if ratio > 0 else 1
@@ -186,7 +205,21 @@ def plan_run(
     mixture: Sequence[tuple[str, float]] = (),
     seed: int = 0,
 ) -> RunSpec | None:
-    """The run of one budget and width, or None where the recipe's limits drop it."""
+    """The run of one budget and width, or None where the recipe's limits drop it.
+
+    Parameters
+    ----------
+    budget_flops
+        Budget in FLOPs, forward or training as `recipe.budget_counts` says.
+    hidden
+        Width of the model.
+    recipe
+        The rules, and the limits that may drop the run.
+    corpus, mixture
+        Name of the training text, and its (domain, weight) pairs.
+    seed
+        Seed of the run; part of its `run_id`.
+    """
     model = model_of_width(hidden, recipe)
     token_flops = forward_flops_per_token(model, recipe.seq_len)["total"]
     forward_budget = budget_flops if recipe.budget_counts == "forward" else budget_flops / 3
@@ -258,41 +291,7 @@ class Plan:
 
     def plot(self, ax=None):
         """Parameters against tokens: a point for each size, a line and its label for each budget."""
-        from matplotlib import colormaps
-
-        from relscale.style import new_axes
-
-        ax, frame = new_axes(ax), self.to_frame()
-        shades = colormaps["viridis"].resampled(256)
-        for i, (budget, rows) in enumerate(frame.groupby("budget_flops")):
-            rows = rows.drop_duplicates("hidden").sort_values("num_tokens")
-            color = shades(0.85 * i / max(1, len(self.budgets) - 1))
-            ax.plot(
-                rows["num_tokens"],
-                rows["num_params"],
-                marker="o",
-                markersize=4,
-                markeredgecolor="white",
-                markeredgewidth=0.5,
-                lw=1.2,
-                color=color,
-            )
-            ax.annotate(
-                f"{budget:.3g}".replace("e+", "e"),
-                rows[["num_tokens", "num_params"]].iloc[-1],
-                xytext=(1, -4),
-                textcoords="offset points",
-                fontsize=8,
-                rotation=-50,
-                rotation_mode="anchor",
-                va="top",
-            )
-        ax.set(xscale="log", yscale="log", xlabel="training tokens", ylabel="parameters")
-        ax.set_title(
-            f"{len(self.runs)} runs of recipe {self.recipe.name}, by {self.recipe.budget_counts} FLOPs"
-        )
-        ax.margins(x=0.1, y=0.17)
-        return ax
+        return _plot_plan(self, ax)
 
     def _repr_html_(self):
         return self.summary().to_html()
@@ -352,6 +351,11 @@ def plan_isoflop(
     ------
     UserError
         A budget is not positive, or admits fewer sizes than `min_sizes`.
+
+    Examples
+    --------
+    >>> len(rs.plan_isoflop([1e18, 3e18], rs.HELD2025).runs)
+    15
     """
     budgets = tuple(sorted(float(b) for b in budgets))
     if (
@@ -378,7 +382,7 @@ def plan_isoflop(
 
 # %% ../../nbs/plan/02_recipes.ipynb #d8c60566
 def _cells(budget: float, recipe: Recipe, **labels) -> list[RunSpec]:
-    """The runs of one budget, narrow to wide: at most `max_sizes`, evenly spread."""
+    """The runs of one budget, narrow to wide: at most `max_sizes`, evenly spaced."""
     step = recipe.coarse_step if budget > recipe.coarse_above_flops else recipe.hidden_step
     widths = range(recipe.min_hidden, recipe.max_hidden + 1, step)
     cells = [cell for d in widths if (cell := plan_run(budget, d, recipe, **labels)) is not None]
@@ -408,5 +412,77 @@ def save_plan(plan: Plan) -> str:
 
 
 def load_plan(text: str) -> Plan:
-    """A plan from JSON text; refuses what is not one."""
+    """A plan from JSON text, as `save_plan` wrote it; refuses what is not a plan.
+
+    Raises
+    ------
+    UserError
+        The text is no JSON, or a field is missing, unknown or of another type.
+
+    Examples
+    --------
+    >>> plan = rs.load_plan(open("plan.json").read())
+    >>> [run.model.hidden for run in plan.runs]
+    [8, 16]
+    """
     return from_json(Plan, text)
+
+# %% ../../nbs/plan/02_recipes.ipynb #3a9985c1
+def open_plan(path: Path | str) -> Plan:
+    """The plan in a file.
+
+    Raises
+    ------
+    UserError
+        The file is not there, or holds no plan.
+    """
+    path = Path(path)
+    try:
+        return load_plan(path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: no such file; make a plan by relscale plan --out plan.json"
+        ) from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a plan; make one by relscale plan --out plan.json") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+# %% ../../nbs/plan/02_recipes.ipynb #fc54b951
+def _plot_plan(plan: Plan, ax):
+    """Sizes against tokens, budget by budget."""
+    from matplotlib import colormaps
+
+    from relscale.style import new_axes
+
+    ax, frame = new_axes(ax), plan.to_frame()
+    shades = colormaps["viridis"].resampled(256)
+    for i, (budget, rows) in enumerate(frame.groupby("budget_flops")):
+        rows = rows.drop_duplicates("hidden").sort_values("num_tokens")
+        color = shades(0.85 * i / max(1, len(plan.budgets) - 1))
+        ax.plot(
+            rows["num_tokens"],
+            rows["num_params"],
+            marker="o",
+            markersize=4,
+            markeredgecolor="white",
+            markeredgewidth=0.5,
+            lw=1.2,
+            color=color,
+        )
+        ax.annotate(
+            f"{budget:.3g}".replace("e+", "e"),
+            rows[["num_tokens", "num_params"]].iloc[-1],
+            xytext=(1, -4),
+            textcoords="offset points",
+            fontsize=8,
+            rotation=-50,
+            rotation_mode="anchor",
+            va="top",
+        )
+    ax.set(xscale="log", yscale="log", xlabel="training tokens", ylabel="parameters")
+    ax.set_title(
+        f"{len(plan.runs)} runs of recipe {plan.recipe.name}, by {plan.recipe.budget_counts} FLOPs"
+    )
+    ax.margins(x=0.1, y=0.17)
+    return ax

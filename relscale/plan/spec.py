@@ -77,12 +77,6 @@ class ModelSpec:
             raise UserError(f"model head_dim={self.head_dim}: rotary embeddings need an even width")
 
 # %% ../../nbs/plan/00_spec.ipynb #e51afaf7
-# Fields of OptimSpec that a compiled step is made for; the others are numbers that it is given.
-OPTIM_CHOICES = (
-    "rule", "cautious", "corrected_decay", "mask_mean", "corrected_leaves", "newton_schulz",
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class OptimSpec:
     """Optimizer and schedule of one run.
@@ -120,50 +114,7 @@ class OptimSpec:
     newton_schulz: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self):
-        for name in ("mask_mean", "corrected_leaves", "rule", "newton_schulz"):
-            words = typing.get_args(typing.get_type_hints(OptimSpec)[name])
-            if getattr(self, name) not in words:
-                raise UserError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(words)}")
-        self._refuse_unread()
-        for name in ("learning_rate", "adam_learning_rate", "clip_norm"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"{name}={value}: must be positive and finite")
-        for name in ("beta1", "beta2", "momentum"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: must be in [0, 1)")
-        if not 1e-37 <= self.eps < math.inf:
-            raise UserError(
-                f"eps={self.eps}: must be finite, and 1e-37 or more to be seen in float32"
-            )
-        if not 0 <= self.weight_decay < math.inf:
-            raise UserError(f"weight_decay={self.weight_decay}: must be finite and not negative")
-        if not (self.warmup >= 0 and self.decay >= 0 and self.warmup + self.decay <= 1):
-            raise UserError(
-                f"warmup={self.warmup} and decay={self.decay}: fractions of the run that add up to 1 at most"
-            )
-
-    def _refuse_unread(self):
-        """Refuse a choice that the rule would not read."""
-        default = {f.name: f.default for f in dataclasses.fields(self)}
-        if self.rule == "muon" and (self.cautious or self.corrected_decay):
-            raise UserError(
-                "rule='muon' has no mask and no corrected decay: set cautious=False, corrected_decay=False"
-            )
-        if self.rule == "muon" and self.adam_learning_rate is None:
-            raise UserError("rule='muon': set adam_learning_rate, for embedding, head and norms")
-        for name, read, reader in (
-            ("mask_mean", self.cautious, "cautious=True"),
-            ("corrected_leaves", self.corrected_decay, "corrected_decay=True"),
-            ("adam_learning_rate", self.rule == "muon", "rule='muon'"),
-            ("momentum", self.rule == "muon", "rule='muon'"),
-            ("newton_schulz", self.rule == "muon", "rule='muon'"),
-        ):
-            value = getattr(self, name)
-            if not read and value != default[name]:
-                raise UserError(
-                    f"{name}={value!r}: read under {reader} alone; leave it out or set that"
-                )
+        _check_optim(self)
 
     @property
     def name(self) -> str:
@@ -173,6 +124,59 @@ class OptimSpec:
         if self.corrected_decay:
             return "c-adamc" if self.cautious else "adamc"
         return "cautious-adamw" if self.cautious else "adamw"
+
+# %% ../../nbs/plan/00_spec.ipynb #181207cb
+# Fields of OptimSpec that a compiled step is made for; the others are numbers that it is given.
+OPTIM_CHOICES = (
+    "rule", "cautious", "corrected_decay", "mask_mean", "corrected_leaves", "newton_schulz",
+)  # fmt: skip
+
+# %% ../../nbs/plan/00_spec.ipynb #c2421f20
+def _check_optim(spec: OptimSpec) -> None:
+    """Refuse numbers out of their range, and choices that nothing would read."""
+    for name in ("mask_mean", "corrected_leaves", "rule", "newton_schulz"):
+        words = typing.get_args(typing.get_type_hints(OptimSpec)[name])
+        if getattr(spec, name) not in words:
+            raise UserError(f"{name}={getattr(spec, name)!r}: choose one of {', '.join(words)}")
+    _refuse_unread(spec)
+    for name in ("learning_rate", "adam_learning_rate", "clip_norm"):
+        value = getattr(spec, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"{name}={value}: must be positive and finite")
+    for name in ("beta1", "beta2", "momentum"):
+        if not 0 <= getattr(spec, name) < 1:
+            raise UserError(f"{name}={getattr(spec, name)}: must be in [0, 1)")
+    if not 1e-37 <= spec.eps < math.inf:
+        raise UserError(f"eps={spec.eps}: must be finite, and 1e-37 or more to be seen in float32")
+    if not 0 <= spec.weight_decay < math.inf:
+        raise UserError(f"weight_decay={spec.weight_decay}: must be finite and not negative")
+    if not (spec.warmup >= 0 and spec.decay >= 0 and spec.warmup + spec.decay <= 1):
+        raise UserError(
+            f"warmup={spec.warmup} and decay={spec.decay}: fractions of the run that add up to 1 at most"
+        )
+
+# %% ../../nbs/plan/00_spec.ipynb #cd3a5518
+def _refuse_unread(spec: OptimSpec) -> None:
+    """Refuse a choice that the rule would not read."""
+    default = {f.name: f.default for f in dataclasses.fields(spec)}
+    if spec.rule == "muon" and (spec.cautious or spec.corrected_decay):
+        raise UserError(
+            "rule='muon' has no mask and no corrected decay: set cautious=False, corrected_decay=False"
+        )
+    if spec.rule == "muon" and spec.adam_learning_rate is None:
+        raise UserError("rule='muon': set adam_learning_rate, for embedding, head and norms")
+    for name, read, reader in (
+        ("mask_mean", spec.cautious, "cautious=True"),
+        ("corrected_leaves", spec.corrected_decay, "corrected_decay=True"),
+        ("adam_learning_rate", spec.rule == "muon", "rule='muon'"),
+        ("momentum", spec.rule == "muon", "rule='muon'"),
+        ("newton_schulz", spec.rule == "muon", "rule='muon'"),
+    ):
+        value = getattr(spec, name)
+        if not read and value != default[name]:
+            raise UserError(
+                f"{name}={value!r}: read under {reader} alone; leave it out or set that"
+            )
 
 # %% ../../nbs/plan/00_spec.ipynb #c85446ec
 @dataclass(frozen=True)
@@ -204,7 +208,7 @@ class RunSpec:
     `mixture` holds (domain, weight) pairs, `budget_flops` is the compute that the plan set for the run
     (forward or training FLOPs, as its recipe says), `num_steps` counts optimizer steps of `batch_size`
     sequences of `seq_len` tokens. `init` names the rule of the initial weights: the released suite's, or
-    the usual normal of spread 0.02.
+    the usual normal of standard deviation 0.02.
     """
 
     run_id: str

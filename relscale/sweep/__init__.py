@@ -1,16 +1,21 @@
 """A plan into tables, on one machine or many: store, leases, executors, driver, status."""
 
-from relscale import _room
+from relscale._lazy import room
 
 __all__ = [
     "store",
+    "folders",
     "leases",
     "workers",
     "clusters",
+    "slurm",
     "ray_dask",
     "executors",
+    "jobs",
+    "recovery",
     "attempts",
     "driver",
+    "prepare",
     "suite",
     "multihost",
     "status",
@@ -18,7 +23,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    return _room(__name__, __all__, name)
+    return room(__name__, __all__, name)
 
 
 def __dir__() -> list[str]:

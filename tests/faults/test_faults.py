@@ -17,9 +17,9 @@ import pytest
 from test_sweep import TABLES, TOYS, counted, cut, flip, quiet, start, tables  # noqa: F401
 
 from relscale.plan.recipes import SMALL, plan_run
-from relscale.sweep.attempts import execute, read_record
+from relscale.sweep.attempts import execute
 from relscale.sweep.leases import LeaseRule, mark
-from relscale.sweep.store import connect
+from relscale.sweep.store import connect, read_record
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 from faults import Watcher, another_machine, fill, small_disk
@@ -119,13 +119,13 @@ def test_a_disk_that_is_full_when_tables_are_written(quiet, disk, tmp_path):  # 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
     """A real run of seconds: its job, its undisturbed result, and a store in which it stopped half way."""
-    from relscale.sweep import suite
+    from relscale.sweep import prepare, suite
 
-    text = suite.TextConfig(("bible",), 60_000, 4_000)
+    text = prepare.TextConfig(("bible",), 60_000, 4_000)
     run = plan_run(3e8, 8, _recipe())
     stopped, whole = (tmp_path_factory.mktemp("real") / name for name in ("stopped", "whole"))
     (run,) = suite.fill_mixtures([run], ["bible"])
-    card = suite.prepare_text(connect(stopped), text, run.model.vocab)
+    card = prepare.prepare_text(connect(stopped), text, run.model.vocab)
     shutil.copytree(stopped, whole)
 
     def job(where):

@@ -21,8 +21,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from relscale.core import UserError
-from relscale.importers import from_lm_eval
 from relscale.laws.relative import RelativeFit, fit_relative
+from relscale.lm_eval import from_lm_eval
 from relscale.plan.recipes import SMALL, load_plan, plan_isoflop, save_plan
 from relscale.plan.spec import ModelSpec, OptimSpec, RunSpec, from_json, to_dict, to_json
 from relscale.study import StudyConfig
@@ -304,8 +304,8 @@ def test_fuzzed_harness_results(tmp_path):
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     from relscale.text.documents import Document
+    from relscale.text.shards import write_store
     from relscale.text.tokenizer import train_tokenizer
-    from relscale.text.tokens import write_store
 
     texts = ["the quick brown fox", "jumps over the lazy dog"] * 20
     tokenizer = train_tokenizer(texts, 280)
@@ -361,7 +361,7 @@ CONFIG = {
 
 
 def test_fuzzed_config():
-    from relscale.model.hub import spec_of_config
+    from relscale.model.hf_config import spec_of_config
 
     @fuzz(300)
     @given(mutated(CONFIG))

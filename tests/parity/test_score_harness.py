@@ -24,8 +24,8 @@ from models import random_model  # noqa: E402
 
 from relscale.core import UserError  # noqa: E402
 from relscale.eval.likelihoods import log_likelihoods  # noqa: E402
-from relscale.eval.readings import rolling_log_likelihoods  # noqa: E402
 from relscale.eval.requests import Request  # noqa: E402
+from relscale.eval.windows import rolling_log_likelihoods  # noqa: E402
 from relscale.model.hub import load_hf  # noqa: E402
 from relscale.text.tokenizer import END_OF_TEXT, load_tokenizer, save_tokenizer, train_tokenizer  # noqa: E402
 
