@@ -143,10 +143,12 @@ def stage(root: Path, source: Path) -> None:
         return UNIT.sub("\u00a0", DUNDER.sub(r"\\_\\_\1\\_\\_", text))
 
     def linked(target: str, page: str) -> str:
-        """A file of the repository that is not a page is shown by the repository."""
+        """A page of text by its name in the site; a file that is no page as the repository shows it."""
         there = (nbs / page).parent.joinpath(target.partition("#")[0]).resolve()
         if there.is_relative_to(nbs):
-            return target
+            return re.sub(
+                r"\.qmd(?=#|$)", ".html", target
+            )  # links in notebooks are not mkdocs' to mend
         if not there.exists():
             raise SystemExit(f"nbs/{page}: links to {target}, which is not there")
         path = there.relative_to(root.resolve()).as_posix()

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import UserError
-from .intervals import t_critical
+from .intervals import check_draws, t_critical
 from .lines import fit_lines
 from ..results import Result
 from ..style import group_style, new_axes
@@ -264,8 +264,7 @@ def _sources(
     """Task and metric of each format, and the reference; or a UserError."""
     if law not in ("power", "logarithm"):
         raise UserError(f"law={law!r}: choose 'power' or 'logarithm'")
-    if n_bootstrap < 100:
-        raise UserError(f"n_bootstrap={n_bootstrap}: an interval needs at least 100 draws")
+    check_draws(n_bootstrap)
     reference = next(iter(formats), None) if reference is None else reference
     if reference not in formats:
         raise UserError(f"no format {reference!r}: there is {', '.join(formats) or 'none'}")

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import UserError
-from .intervals import Band, Interval, adjust_p, infer_slopes
+from .intervals import Band, Interval, adjust_p, check_draws, infer_slopes
 from .lines import Lines, fit_lines
 from ..results import Result
 from ..style import group_style, name_ends, new_axes
@@ -224,8 +224,7 @@ def _check_options(interval: str, n_bootstrap: int, run: str | None, draws) -> N
     """Refuse an interval that is unknown, too short of draws, or lacks what it needs."""
     if interval not in get_args(Interval):
         raise UserError(f"interval={interval!r}: choose {', '.join(map(repr, get_args(Interval)))}")
-    if n_bootstrap < 100:
-        raise UserError(f"n_bootstrap={n_bootstrap}: 95 % quantiles need at least 100 draws")
+    check_draws(n_bootstrap)
     if interval == "block" and run is None:
         raise UserError("interval='block' draws whole runs: name their column with run=")
     if (interval == "nested") != (draws is not None):

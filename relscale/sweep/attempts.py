@@ -298,12 +298,12 @@ def execute(job: Job, run: RunSpec, dead: str | None = None) -> Outcome:
     job, run
         The run, and what is done with it.
     dead
-        The mark of a lease whose owner has been silent for long enough, see `relscale.sweep.leases.take`.
+        The version of a lease (owner and heartbeat) that was silent for long enough, see `relscale.sweep.leases.take`.
 
     Returns
     -------
     Outcome
-        `finished` or `diverged` with the result in the store, or why there is none; no exception leaves.
+        `finished` or `diverged` with the result in the store, or why there is none. What goes wrong in training or evaluation is told here, and raised by no attempt.
     """
     store = connect(job.where)
     if ending():
