@@ -16,7 +16,7 @@ from ..core import UserError
 from .intervals import t_critical
 from .lines import fit_lines
 from .relative import RelativeFit, fit_relative
-from ..results import Result
+from ..results import ComputedResult, Result
 from ..style import OKABE_ITO, group_style, name_ends, name_points, new_axes
 from ..tables import axis_label
 
@@ -162,7 +162,7 @@ def _between_variance(c: np.ndarray, y: np.ndarray, variance: np.ndarray) -> flo
 
 # %% ../../nbs/laws/16_contrasts.ipynb #7ac95a19
 @dataclass(frozen=True, eq=False, repr=False)
-class CovariateFit(Result):
+class CovariateFit(ComputedResult):
     """delta_beta against a covariate: one row a group in `rows` (group, covariate, delta_beta, stderr)."""
 
     rows: pd.DataFrame

@@ -26,7 +26,7 @@ from relscale.laws.intervals import (
 )
 from .isoflop import check_rows
 from .solver import minimise
-from ..results import Result
+from ..results import ComputedResult
 from ..style import new_axes
 from ..tables import axis_label
 
@@ -52,7 +52,7 @@ def log_saturating_law(u: np.ndarray, floor: float, log_gain: float, slope: floa
 
 # %% ../../nbs/laws/06_curves.ipynb #69080276
 @dataclass(frozen=True, eq=False, repr=False)
-class LawFit(Result):
+class LawFit(ComputedResult):
     """A fitted curve y(x) with the rows behind it.
 
     `status` is "ok", or says what is doubtful: a parameter at its bound, no standard error, no degrees of freedom.

@@ -16,7 +16,7 @@ import pandas as pd
 from ..core import UserError
 from .intervals import t_critical
 from .stages import PARAMETERS, Stage, fit_stage
-from ..results import Result
+from ..results import ComputedResult
 from ..style import OKABE_ITO, new_axes
 from ..tables import axis_label, join_scores
 
@@ -62,7 +62,7 @@ def pair_scores(
 
 # %% ../../nbs/laws/11_forecast.ipynb #1b49767f
 @dataclass(frozen=True, eq=False, repr=False)
-class Forecast(Result):
+class Forecast(ComputedResult):
     """A two-stage forecast of a score from a scale: error in scale, then score in error.
 
     `status` is "ok", or says what is doubtful, stage by stage.

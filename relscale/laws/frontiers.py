@@ -17,7 +17,7 @@ from ..core import UserError
 from .intervals import check_draws, webb_weights
 from .isoflop import IsoFlopFit, resample_runs, run_names
 from .lines import fit_parabola, place_optima
-from ..results import Result
+from ..results import ComputedResult
 from ..style import group_style, new_axes
 from ..tables import axis_label
 
@@ -162,7 +162,7 @@ def read_frontier(
 
 # %% ../../nbs/laws/04_frontiers.ipynb #d38b6adc
 @dataclass(frozen=True, eq=False, repr=False)
-class FrontierDraws(Result):
+class FrontierDraws(ComputedResult):
     """A frontier and its bootstrap: draw i is one resampled suite, the same for every group."""
 
     points: pd.DataFrame  # as `frontier` returns it

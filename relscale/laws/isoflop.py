@@ -25,7 +25,7 @@ from relscale.laws.lines import (
     fit_parabola,
     place_optima,
 )
-from ..results import Result
+from ..results import ComputedResult
 from ..style import OKABE_ITO, name_points, new_axes
 from ..tables import axis_label
 
@@ -85,7 +85,7 @@ def run_names(rows: pd.DataFrame, tokens: str) -> list[str]:
 
 # %% ../../nbs/laws/03_isoflop.ipynb #c1a67c61
 @dataclass(frozen=True, eq=False, repr=False)
-class IsoFlopFit(Result):
+class IsoFlopFit(ComputedResult):
     """Compute-optimal points of one suite, with the rows behind them.
 
     `optima` has a row per budget: the budget, num_tokens, num_params, loss, status, reason,

@@ -20,7 +20,7 @@ from ..core import UserError
 from .curves import sorted_rows
 from .intervals import check_draws, function_interval, parameter_table, resample_counts
 from .solver import log_gradients, log_sum, minimise
-from ..results import Result
+from ..results import ComputedResult
 from ..style import new_axes
 from ..tables import axis_label
 
@@ -111,7 +111,7 @@ def _covariance(theta, u, y, objective, delta):
 
 # %% ../../nbs/laws/08_surface.ipynb #1fd5b37d
 @dataclass(frozen=True, eq=False, repr=False)
-class ChinchillaFit(Result):
+class ChinchillaFit(ComputedResult):
     """A fitted surface L(N, D) = E + A / N ** alpha + B / D ** beta, with the rows behind it.
 
     theta is (log E, log A', log B', alpha, beta), where A' and B' are the terms at the geometric means
