@@ -94,3 +94,10 @@ def test_a_wing_imports_only_wings_below(module):
     assert not {m for m in taken if wing_of(m) not in {wing, "ground", *BELOW[wing]}}
     if wing != "top":  # reading order is import order
         assert not {m for m in taken if MODULES[m] >= MODULES[module]}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_public_names_cross_modules(module):
+    tree = ast.parse((ROOT / "relscale" / Path(*module.split("."))).with_suffix(".py").read_text())
+    taken = {a.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for a in n.names}
+    assert not {name for name in taken if name.startswith("_") and not name.startswith("__")}
