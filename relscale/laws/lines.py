@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['Line', 'fit_line', 'Lines', 'fit_lines', 'Parabola', 'fit_parabola', 'fit_huber_parabola', 'deleted_residuals',
-           'count_distinct', 'place_optima']
+           'count_distinct', 'place_optima', 'check_rows']
 
 # %% ../../nbs/laws/00_lines.ipynb #87b2f2be
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from ..core import UserError
 from ..results import Record
@@ -234,3 +236,22 @@ def place_optima(
     if how == "nearest":
         return place, lowest, interior, np.eye(len(x))[near]
     return place, lowest, interior, np.where(enough[..., None], smooth, np.eye(len(x))[near])
+
+# %% ../../nbs/laws/00_lines.ipynb #c4ec0002
+def check_rows(rows: pd.DataFrame, numbers: Sequence[str]) -> pd.DataFrame:
+    """The rows, if the columns named hold positive finite numbers; or a UserError that says where not."""
+    if lacking := [c for c in numbers if c not in rows.columns]:
+        raise UserError(
+            f"rows lack {', '.join(lacking)}: there is {', '.join(map(str, rows.columns))}"
+        )
+    if rows.empty:
+        raise UserError("no rows to fit: check the filter that made them")
+    for name in numbers:
+        values = pd.to_numeric(rows[name], errors="coerce").to_numpy(float, na_value=np.nan)
+        bad = ~(np.isfinite(values) & (values > 0))
+        if bad.any():
+            where = ", ".join(map(str, np.flatnonzero(bad)[:5]))
+            raise UserError(
+                f"{name}, rows {where}: a law in logarithms needs positive finite values: mend or drop them"
+            )
+    return rows

@@ -6,6 +6,7 @@
 __all__ = ['compute_multiplier']
 
 # %% ../../nbs/laws/07_multiplier.ipynb #1c94c743
+import dataclasses
 import math
 from typing import Literal
 
@@ -13,14 +14,14 @@ import numpy as np
 import pandas as pd
 
 from ..core import UserError
-from .curves import LawFit, PowerLawFit
-from .intervals import check_draws, resample_counts, t_critical
+from .curves import LawFit, PowerLawFit, points_of
+from .intervals import check_draws, check_level, resample_counts, t_critical
 
 # %% ../../nbs/laws/07_multiplier.ipynb #2cf2062f
 def _log_needed(fit, theta, log_level):
     """Log x at which a law reaches a level (S, m); NaN below the floor."""
     if isinstance(fit, PowerLawFit):
-        return math.log(fit.x0) + (log_level - theta[:, :1]) / theta[:, 1:]
+        return math.log(fit.x0) + (theta[:, :1] - log_level) / theta[:, 1:]
     above = np.exp(log_level) - theta[:, :1]
     with np.errstate(divide="ignore", invalid="ignore"):
         gain = np.log(np.where(above.real > 0, above, np.nan)) - theta[:, 1:2]
@@ -29,11 +30,9 @@ def _log_needed(fit, theta, log_level):
 # %% ../../nbs/laws/07_multiplier.ipynb #3fd8a4d4
 def _influence(fit):
     """What each row's residual adds to theta, (P, n)."""
-    u = np.log(fit.rows[fit.scale].to_numpy(float) / fit.x0)
-    slopes = fit._log_at(fit.theta + 1e-30j * np.eye(len(fit.theta)), u).imag / 1e-30
-    name = getattr(fit, "weights", None)
-    weight = np.ones(len(u)) if name is None else fit.rows[name].to_numpy(float)
-    free = slice(1, None) if getattr(fit, "pinned", False) else slice(None)
+    slopes = fit.law.curve(fit.theta[None], points_of(fit)[0])[1][0]
+    weight = fit.row_weights
+    free = np.setdiff1d(np.arange(len(slopes)), fit.fixed)
     out = np.zeros_like(slopes)
     out[free] = np.linalg.solve((slopes[free] * weight) @ slopes[free].T, slopes[free] * weight)
     return out
@@ -46,11 +45,10 @@ def _cross(a, b):
         raise UserError(
             "paired=True: both laws need the same x, each once: fit them to the same runs"
         )
-    misfits = [
-        fit._log_at(fit.theta[None], np.log(x / fit.x0))[0]
-        - np.log(fit.rows[fit.error].to_numpy(float))
-        for fit in (a, b)
-    ]
+    misfits = []
+    for fit in (a, b):
+        u, v = points_of(fit)
+        misfits.append((fit.law.at(u, fit.theta[None])[0] - v) * np.sqrt(fit.row_weights))
     shared = (
         misfits[0]
         @ misfits[1]
@@ -59,8 +57,8 @@ def _cross(a, b):
     return shared * _influence(a) @ _influence(b).T
 
 # %% ../../nbs/laws/07_multiplier.ipynb #eb75a184
-def _half_width(a: LawFit, b: LawFit, slopes: np.ndarray, paired: bool) -> np.ndarray:
-    """Half the 95 % interval of log multipliers, from their gradient by both thetas (P, m)."""
+def _half_width(a: LawFit, b: LawFit, slopes: np.ndarray, paired: bool, level: float) -> np.ndarray:
+    """Half the confidence interval of log multipliers, from their gradient by both thetas (P, m)."""
     into, out = slopes[: len(a.theta)].T, slopes[len(a.theta) :].T
     parts = [np.sum(into @ a.covariance * into, axis=1), np.sum(out @ b.covariance * out, axis=1)]
     variance, degrees = sum(parts), (a.degrees_of_freedom, b.degrees_of_freedom)
@@ -69,7 +67,7 @@ def _half_width(a: LawFit, b: LawFit, slopes: np.ndarray, paired: bool) -> np.nd
         variance = variance + 2 * np.sum(into @ _cross(a, b) * out, axis=1)
     elif effective[0] > 0:
         effective = variance**2 / (parts[0] ** 2 / degrees[0] + parts[1] ** 2 / degrees[1])
-    return np.array([t_critical(d) for d in effective]) * np.sqrt(np.maximum(variance, 0))
+    return np.array([t_critical(d, level) for d in effective]) * np.sqrt(np.maximum(variance, 0))
 
 
 def _draws_of_both(a: LawFit, b: LawFit, paired: bool, n_bootstrap: int, seed: int) -> np.ndarray:
@@ -84,6 +82,14 @@ def _draws_of_both(a: LawFit, b: LawFit, paired: bool, n_bootstrap: int, seed: i
     counts = resample_counts(x, check_draws(n_bootstrap, 40), rng, least)
     return np.concatenate([a._refit(counts), b._refit(counts)], axis=1)
 
+# %% ../../nbs/laws/07_multiplier.ipynb #b077a370
+def _drawn_ends(log_ratio: np.ndarray, level: float) -> dict[str, np.ndarray]:
+    """Percentiles of drawn multipliers; a draw that cannot reach the error counts as infinite."""
+    drawn, tail = np.exp(log_ratio), (1 - level) / 2
+    drawn = np.where(np.isnan(drawn), np.inf, drawn)
+    low = np.quantile(drawn, tail, axis=0, method="lower")
+    return {"boot_low": low, "boot_high": np.quantile(drawn, 1 - tail, axis=0, method="higher")}
+
 # %% ../../nbs/laws/07_multiplier.ipynb #b818c751
 def compute_multiplier(
     a: LawFit,
@@ -94,6 +100,7 @@ def compute_multiplier(
     interval: Literal["t", "bootstrap"] = "t",
     n_bootstrap: int = 2000,
     seed: int = 0,
+    level: float = 0.95,
 ) -> pd.DataFrame:
     """Effective compute: how many times the compute x law a needs for the error that law b has at x.
 
@@ -108,13 +115,15 @@ def compute_multiplier(
         two fits as independent.
     interval, n_bootstrap, seed
         "t": Student's alone. "bootstrap": percentiles of refits too; paired draws take the same rows of both.
+    level
+        Confidence level of the intervals.
 
     Returns
     -------
-    A frame of x, level (the error of b), multiplier, low, high, and status: "ok", "never: ..." (the level
+    A frame of x, error (that of b), multiplier, low, high, and status: "ok", "never: ..." (the error
     is below the floor of a), "no interval: ..." (a fit without standard errors) or "no bound: ..." (the
     exponent of a is not told from zero). With "bootstrap" also boot_low and
-    boot_high, infinite where more than 2.5 % of draws cannot reach the level.
+    boot_high, infinite where too many draws cannot reach the error.
 
     Raises
     ------
@@ -122,27 +131,24 @@ def compute_multiplier(
         The laws differ in x, are no curves, or paired laws do not share their x; the interval is unknown.
     """
     _check_pair(a, b, interval)
-    level, split = b.predict(at), len(a.theta)
-    x = level[b.scale].to_numpy()
+    level, there, split = check_level(level), b.predict(at), len(a.theta)
+    x = there[b.scale].to_numpy()
     u = np.log(x / b.x0)
 
     def log_ratio(theta: np.ndarray) -> np.ndarray:
-        return _log_needed(a, theta[:, :split], b._log_at(theta[:, split:], u)) - np.log(x)
+        return _log_needed(a, theta[:, :split], b.law.at(u, theta[:, split:])) - np.log(x)
 
     theta = np.concatenate([a.theta, b.theta])
     value = log_ratio(theta[None])[0]
-    half = _half_width(a, b, log_ratio(theta + 1e-30j * np.eye(len(theta))).imag / 1e-30, paired)
+    slopes = log_ratio(theta + 1e-30j * np.eye(len(theta))).imag / 1e-30  # by a complex step
+    half = _half_width(a, b, slopes, paired, level)
     with np.errstate(over="ignore"):
         ends = {"multiplier": value, "low": value - half, "high": value + half}
-        table = {"level": level["value"]} | {k: np.exp(v) for k, v in ends.items()}
+        table = {"error": there["value"]} | {k: np.exp(v) for k, v in ends.items()}
     if interval == "bootstrap":
-        drawn = np.exp(log_ratio(_draws_of_both(a, b, paired, n_bootstrap, seed)))
-        drawn = np.where(np.isnan(drawn), np.inf, drawn)
-        table["boot_low"] = np.quantile(drawn, 0.025, axis=0, method="lower")
-        table["boot_high"] = np.quantile(drawn, 0.975, axis=0, method="higher")
-    status = np.where(
-        np.isnan(value), "never: the level is at or below the floor of a", _doubt(a, b)
-    )
+        table |= _drawn_ends(log_ratio(_draws_of_both(a, b, paired, n_bootstrap, seed)), level)
+    never = "never: the error is at or below the floor of a"
+    status = np.where(np.isnan(value), never, _doubt(a, b, level))
     return pd.DataFrame({a.scale: x} | table | {"status": status})
 
 # %% ../../nbs/laws/07_multiplier.ipynb #ae1af029
@@ -161,12 +167,12 @@ def _check_pair(a: LawFit, b: LawFit, interval: str) -> None:
         raise UserError(f"interval={interval!r}: choose 't' or 'bootstrap'")
 
 
-def _doubt(a: LawFit, b: LawFit) -> str:
+def _doubt(a: LawFit, b: LawFit, level: float) -> str:
     """Whether the interval of a multiplier is "ok", or what is doubtful about it."""
     named = (("a", a), ("b", b))
     if doubts := [f"{name}: {fit.status}" for name, fit in named if fit.status != "ok"]:
         return f"no interval: {'; '.join(doubts)}"
-    slope = a.summary().iloc[-1]
+    slope = dataclasses.replace(a, level=level).summary().iloc[-1]
     if not slope["low"] * slope["high"] > 0:
         return "no bound: a may not fall with compute"
     return "ok"
