@@ -17,7 +17,9 @@ __all__ = [
     "prompts",
     "tasks",
     "evaluation",
+    "checkpoints",
     "harness",
+    "byte_kinds",
 ]
 
 

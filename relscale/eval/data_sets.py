@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core import UserError, require
+from ..core import UserError, check_parquet, machine_error, require
 from .items import MMLU_DOMAINS, RISK_CLUSTERS, Item, make_item
 from ..text.rows import json_object, open_decompressed
 
@@ -138,9 +138,12 @@ def _file_rows(path: Path) -> Iterator[tuple[str, dict]]:
         import pyarrow.parquet as pq
 
         try:
+            check_parquet(path, path, path.stat().st_size)
             rows = pq.read_table(path).to_pylist()
         except (OSError, pa.ArrowException) as error:
-            raise UserError(f"{path}: broken ({error}); copy the file again") from None
+            raise machine_error(error, path) or UserError(
+                f"{path}: broken ({error}); copy the file again"
+            ) from None
         yield from ((f"{path}, row {i}", row) for i, row in enumerate(rows))
     else:
         with open_decompressed(path) as file:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from .._version import __version__
-from ..core import UserError, fingerprint, write_atomic
+from ..core import UserError, fingerprint, sealed, unsealed, write_atomic
 from .data_sets import load_items
 from .prompts import requests_of
 from .tasks import Questions, Task, choice_scores
@@ -66,13 +66,16 @@ def _prepare(task: Task, questions: Questions, groups: Sequence[str] | None = No
     where, limit = questions.where(task.data_set), questions.limit
     version = task.version + (f"-limit{limit}" if limit else "")
     if task.kind == "text":
+        from relscale.eval.groups import TextGroups
+
         documents = _text_groups(task, questions)
         if groups is not None:
             if lost := [g for g in groups if g not in documents]:
                 raise UserError(
                     f"task {task.name}: no group {lost[0]!r}; it has {', '.join(documents)}"
                 )
-            documents = {g: documents[g] for g in groups}
+            left = {g: documents[g] for g in groups}
+            documents = TextGroups(left, getattr(documents, "num_empty", None))
         return _Prepared(task, version, documents, (), {"source": str(where)})
     found = load_items(task.data_set, where, groups=groups, num_shots=task.num_shots, limit=limit)
     requests = [
@@ -153,11 +156,11 @@ def _kept(out: Path | None, settings: Sequence[Mapping]) -> dict[str, dict]:
     kept, now = {}, {s["task"]["name"]: s for s in settings}
     for path in sorted((out / "tasks").glob("*.json")) if out else ():
         try:
-            record = json.loads(path.read_text())
+            record = unsealed(json.loads(path.read_text()))
             was, name = record["settings"], record["settings"]["task"]["name"]
         except (ValueError, KeyError, TypeError):
             raise UserError(
-                f"{path}: not a finished task; delete it, or choose another folder"
+                f"{path}: not a finished task, or damaged; delete it, or choose another folder"
             ) from None
         new = now.get(name, {k: settings[0][k] for k in ("model", "run_id")})
         if other := [k for k in new if was.get(k) != new[k] and k != "model_name"]:
@@ -191,12 +194,14 @@ def _score(
     engine: Mapping,
 ) -> dict:
     """Score one task, and keep it in a folder if there is one."""
-    task, overflow, cut = ready.task, settings["overflow"], 0
+    task, overflow = ready.task, settings["overflow"]
+    counts = dict.fromkeys(("requests_cut", "requests_unscored", "requests_in_part"), 0)
     told = {"run_id": settings["run_id"], "task_version": ready.version}
     if task.kind == "text":
         from relscale.eval.groups import score_groups
 
         own = {"skip_tokens": task.skip_tokens, "progress": progress, **engine}
+        own["results"] = None if out is None else out / "requests" / "windows.jsonl"
         frame = score_groups(opened, ready.items, **own).scores(task=task.name, **told)
     else:
         from relscale.eval.likelihoods import log_likelihoods
@@ -204,18 +209,32 @@ def _score(
 
         requests = [Request(*request) for request in ready.requests]
         path = None if out is None else out / "requests" / "answers.jsonl"
-        own = {"overflow": overflow, "results": path, "progress": progress, **engine}
+        own = {
+            "overflow": overflow,
+            "results": path,
+            "progress": progress,
+            "joined": "keep",
+            **engine,
+        }
         likelihoods = log_likelihoods(opened, requests, **own)
-        cut = sum(found.num_cut > 0 for found in likelihoods)
+        answers = list(zip(likelihoods, requests, strict=True))
+        counts = {
+            "requests_cut": sum(f.num_cut > 0 for f in likelihoods),
+            "requests_unscored": sum(f.num_tokens == 0 for f in likelihoods),
+            "requests_in_part": sum(
+                f.num_tokens > 0 and f.num_bytes < len(r.continuation.encode()) for f, r in answers
+            ),
+        }
         frame = choice_scores(task, ready.items, likelihoods, **told)
     card = ready.about | {
         "version": ready.version, "task": to_dict(task), "groups": {g: len(q) for g, q in ready.items.items()},
-        "requests": len(ready.requests), "overflow": overflow, "requests_cut": cut,
+        "requests": len(ready.requests), "overflow": overflow, **counts,
     }  # fmt: skip
     rows = [{k: _plain(v) for k, v in row.items()} for row in frame.to_dict("records")]
     record = {"settings": settings, "card": card, "rows": rows}
     if out is not None:
-        write_atomic(out / "tasks" / f"{task.name}.json", json.dumps(record, indent=1) + "\n")
+        content = json.dumps(sealed(record), indent=1) + "\n"
+        write_atomic(out / "tasks" / f"{task.name}.json", content)
     return record
 
 
@@ -299,4 +318,11 @@ def describe_scores(scores: pd.DataFrame, tasks: Sequence[Task]) -> str:
         if "num_cut" in counted and (cut := int(counted["num_cut"].fillna(0).sum())):
             lost = "were longer than the window and lost the beginning of their prompts"
             said.append(f"{cut} questions {lost}")
+        if "num_unscored" in counted and (left := int(counted["num_unscored"].fillna(0).sum())):
+            why = "the tokenizer merges an option with the end of the prompt"
+            said.append(f"{left} questions were left out, since {why}")
+        if "num_empty" in counted:
+            of_groups = counted.loc[counted["group"] != "all", "num_empty"]
+            if empty := int(of_groups.fillna(0).sum()):
+                said.append(f"{empty} documents hold no text and were left out")
     return "\n".join(said) + "\n"

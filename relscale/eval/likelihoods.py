@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core import UserError, fingerprint, require
+from ..core import UserError, fingerprint, require, sealed, unsealed
 from .kv_cache import cut, new_prefix, read_rows
 from .prefix_tree import SortedTexts, row_lengths, sort_texts, walk
 from relscale.eval.requests import (
@@ -29,7 +29,7 @@ from relscale.eval.requests import (
     check_opened,
     tokenize_requests,
 )
-from ..model.decoder import LOGITS_AT_ONCE, Decoder
+from ..model.decoder import LOGITS_AT_ONCE, Decoder, head_logits
 from ..model.mesh import BATCH_AXES, tree_shardings
 from ..model.open import model_fingerprint
 
@@ -73,8 +73,7 @@ def share_texts(requests: Sequence[TokenRequest]) -> SharedTexts:
 def _score_slots(model: Decoder, hidden, slots, rows, tokens):
     """Log-probability of tokens at `slots[rows]`, and whether each is the likeliest."""
     states = hidden.reshape(-1, hidden.shape[-1])[slots]
-    head = model.output_head.astype(states.dtype)
-    scores = jnp.dot(states, head.T, preferred_element_type=jnp.float32)
+    scores = head_logits(model, states)
     total, top = jax.nn.logsumexp(scores, axis=-1), jnp.argmax(scores, axis=-1)
     return scores[rows, tokens] - total[rows], top[rows] == tokens
 
@@ -212,8 +211,16 @@ def score_requests(
         yield i, Likelihood(total, bool(likeliest.all()), len(values), one.num_bytes, one.num_cut)
 
 
-def with_progress(items: Iterable, total: int, *, done: int = 0, show: bool = True) -> Iterable:
-    """The items, with a progress bar that counts them.
+def with_progress(
+    items: Iterable,
+    total: int,
+    *,
+    done: int = 0,
+    show: bool = True,
+    unit: str = "request",
+    size: Callable[[tuple], int] = lambda item: 1,
+) -> Iterable:
+    """The items, with a progress bar that counts them and says how much time is left.
 
     Parameters
     ----------
@@ -223,13 +230,21 @@ def with_progress(items: Iterable, total: int, *, done: int = 0, show: bool = Tr
         Where the bar ends and where it begins.
     show
         Whether there is a bar.
+    unit, size
+        What is counted, and how many of it each item is.
     """
     if not show:
-        return items
+        yield from items
+        return
     require("train", "tqdm")
     from tqdm import tqdm
 
-    return tqdm(items, total=total, initial=done, unit="request", desc="scoring")
+    with tqdm(
+        total=total, initial=done, unit=unit, unit_scale=unit == "token", desc="scoring"
+    ) as bar:
+        for item in items:
+            yield item
+            bar.update(size(item))
 
 # %% ../../nbs/eval/03_likelihoods.ipynb #a1a61015
 def _read_results(path: Path) -> dict[str, Likelihood]:
@@ -241,12 +256,12 @@ def _read_results(path: Path) -> dict[str, Likelihood]:
     found = {}
     for number, line in enumerate(whole.splitlines(), 1):
         try:
-            row = json.loads(line)
+            row = unsealed(json.loads(line))
             answer = Likelihood(*(kind(row[n]) for n, kind in Likelihood.__annotations__.items()))
             found[str(row["key"])] = answer
         except (ValueError, KeyError, TypeError):
             raise UserError(
-                f"{path}:{number}: not an answer of this library; take the line out, or name another file"
+                f"{path}:{number}: not an answer of this library, or damaged; take the line out, or name another file"
             ) from None
     if len(whole) < len(content):
         os.truncate(path, len(whole))
@@ -268,7 +283,8 @@ def _stored(
     with open(path, "a", encoding="utf-8", buffering=1) as file:
 
         def add(request: Request, answer: Likelihood) -> None:
-            file.write(json.dumps({"key": keys[request], **answer._asdict()}) + "\n")
+            row = sealed({"key": keys[request], **answer._asdict()})
+            file.write(json.dumps(row) + "\n")
 
         yield {r: found[k] for r, k in keys.items() if k in found}, add
 
@@ -278,6 +294,7 @@ def log_likelihoods(
     requests: Sequence[Request],
     *,
     overflow: Literal["cut", "refuse"] = "cut",
+    joined: Literal["refuse", "keep"] = "refuse",
     tokens_at_once: int | None = None,
     results: Path | None = None,
     progress: bool = False,
@@ -293,6 +310,9 @@ def log_likelihoods(
         Pairs of strings, in any order.
     overflow
         Whether a context longer than the window loses its beginning, counted in `num_cut`, or is refused.
+    joined
+        Whether a continuation that the tokenizer merges whole into its context is refused, or kept with
+        `num_tokens` 0 and a log-likelihood of nan.
     tokens_at_once
         Tokens in one call of the model, on each device; by default 512 on a CPU and 16384 elsewhere.
     results
@@ -316,9 +336,12 @@ def log_likelihoods(
     """
     if overflow not in ("cut", "refuse"):
         raise UserError(f"overflow={overflow!r}: use 'cut' or 'refuse'")
+    if joined not in ("refuse", "keep"):
+        raise UserError(f"joined={joined!r}: use 'refuse' or 'keep'")
     check_opened(opened)
     requests = [Request(*r) for r in requests]
-    tokens = dict(zip(requests, tokenize_requests(opened, requests, overflow), strict=True))
+    found = tokenize_requests(opened, requests, overflow, joined)
+    tokens = {r: one for r, one in zip(requests, found, strict=True) if one.num_targets}
     with _stored(results, opened, tokens) as (answers, add):
         missing = [r for r in tokens if r not in answers]
         scored = score_requests(
@@ -327,4 +350,5 @@ def log_likelihoods(
         for i, answer in with_progress(scored, len(tokens), done=len(answers), show=progress):
             answers[missing[i]] = answer
             add(missing[i], answer)
-    return [answers[r] for r in requests]
+    nothing = Likelihood(math.nan, False, 0, 0, 0)
+    return [answers[r] if r in tokens else nothing for r in requests]

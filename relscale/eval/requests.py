@@ -9,11 +9,13 @@ __all__ = ['Request', 'Likelihood', 'TokenRequest', 'check_opened', 'utf8_size',
 import json
 import re
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from ..core import UserError
+from ..text.tokenizer import token_num_bytes
 
 if TYPE_CHECKING:
     from relscale.model.open import OpenModel
@@ -29,9 +31,10 @@ class Request(NamedTuple):
 class Likelihood(NamedTuple):
     """Natural log-likelihood of a continuation as a whole, and what it is made of.
 
-    `is_greedy` says that each of its tokens was the likeliest one. `num_bytes` counts UTF-8 bytes of the
-    continuation as scored: white space that came over from the end of the context is in it.
-    `num_cut` counts the tokens of the context that the window left out.
+    `is_greedy` says that each of its tokens was the likeliest one. `num_bytes` counts the UTF-8 bytes that the
+    scored tokens stand for: white space that came over from the end of the context is in it, and what a token
+    shares with the context is not. With no token to score, where that was not refused, the log-likelihood is
+    nan and `num_tokens` 0. `num_cut` counts the tokens of the context that the window left out.
     """
 
     log_likelihood: float
@@ -42,7 +45,7 @@ class Likelihood(NamedTuple):
 
 # %% ../../nbs/eval/02_requests.ipynb #8cc2e739
 class TokenRequest(NamedTuple):
-    """Tokens of a request, of which the last `num_targets` are scored."""
+    """Tokens of a request, of which the last `num_targets` are scored; they stand for `num_bytes` bytes."""
 
     tokens: np.ndarray
     num_targets: int
@@ -73,9 +76,16 @@ def utf8_size(text: str, where: str) -> int:
 
 # %% ../../nbs/eval/02_requests.ipynb #854f58be
 def tokenize_requests(
-    opened: "OpenModel", requests: Sequence[Request], overflow: Literal["cut", "refuse"] = "cut"
+    opened: "OpenModel",
+    requests: Sequence[Request],
+    overflow: Literal["cut", "refuse"] = "cut",
+    joined: Literal["refuse", "keep"] = "refuse",
 ) -> list[TokenRequest]:
-    """Tokens of each request under the boundary rule; what is longer than the window is cut or refused."""
+    """Tokens of each request under the boundary rule; what is longer than the window is cut or refused.
+
+    A continuation that the tokenizer merges whole into the context has no token to score: it is refused, or kept
+    with `num_targets` 0.
+    """
     pairs = []
     for context, continuation in requests:
         kept = context.rstrip()
@@ -83,14 +93,25 @@ def tokenize_requests(
     different = list(dict.fromkeys(s for x, c in pairs for s in (x, x + c)))
     sizes = {s: utf8_size(s, f"request {s[:40]!r}") for s in different}
     ids = dict(zip(different, encode_once(opened.tokenizer, different), strict=True))
+    num_bytes = _BytesAfter(opened.tokenizer)
     found = []
     for i, (context, continuation) in enumerate(pairs):
-        where = f"request {i}, continuation {requests[i].continuation[:40]!r}"
-        before, after = _split(opened, context, ids[context], ids[context + continuation])
-        if not requests[i].continuation or not after:
+        where, whole = (
+            f"request {i}, continuation {requests[i].continuation[:40]!r}",
+            ids[context + continuation],
+        )
+        before, after = _split(opened, context, ids[context], whole)
+        if not requests[i].continuation:
             raise UserError(f"{where}: no token to score; give a continuation with text of its own")
+        if not after and joined == "refuse":
+            raise UserError(
+                f"{where}: no token to score, since the tokenizer merges all of it with the end of the context; "
+                "leave the request out, or keep it without a score (joined='keep')"
+            )
         num_cut = _num_cut(opened, where, len(before), len(after), overflow)
         size = sizes[context + continuation] - sizes[context]
+        if whole[: len(ids[context])] != ids[context]:  # the join is inside a token
+            size = num_bytes(context + continuation, whole, len(ids[context]))
         tokens = np.array([*before, *after][num_cut:], np.int32)
         found.append(TokenRequest(tokens, len(after), size, num_cut))
     return found
@@ -106,7 +127,7 @@ def _split(
     due = opened.start != "empty" and before[:1] != start
     return [*start, *before] if due else before, after
 
-
+# %% ../../nbs/eval/02_requests.ipynb #f1caa69d
 def _num_cut(
     opened: "OpenModel", where: str, num_before: int, num_after: int, overflow: str
 ) -> int:
@@ -123,6 +144,29 @@ def _num_cut(
             "fewer shots, or overflow='cut'"
         )
     return num_cut
+
+# %% ../../nbs/eval/02_requests.ipynb #b5c8c157
+class _BytesAfter:
+    """Bytes of a text that its tokens from some place on stand for."""
+
+    def __init__(self, tokenizer):
+        self._tokenizer = tokenizer
+
+    @cached_property
+    def _sizes(self) -> np.ndarray | None:
+        """Bytes of each token, where they are fixed."""
+        try:
+            return token_num_bytes(self._tokenizer)
+        except UserError:
+            return None
+
+    def __call__(self, text: str, ids: Sequence[int], start: int) -> int:
+        if start >= len(ids):
+            return 0
+        if self._sizes is not None:
+            return int(self._sizes[list(ids[start:])].sum())
+        begin, _ = self._tokenizer.encode(text, add_special_tokens=False).offsets[start]
+        return len(text[begin:].encode())
 
 # %% ../../nbs/eval/02_requests.ipynb #28e89e07
 _LINE = re.compile(r"\n[^\n ]*[!-~](?= )")

@@ -210,14 +210,17 @@ def _mean(groups: pd.DataFrame, by_size: bool) -> dict:
     )
     return {
         "value": value, "stderr": float(np.sqrt(np.sum((weight * errors) ** 2))), "stderr_between": between,
-        "n": int(n.sum()), "num_cut": int(groups["num_cut"].sum()), "mean_over": "questions" if by_size else "groups",
+        "n": int(n.sum()), "num_cut": int(groups["num_cut"].sum()), "num_unscored": int(groups["num_unscored"].sum()),
+        "mean_over": "questions" if by_size else "groups",
     }  # fmt: skip
 
 
 def _mean_rows(task: Task, questions: pd.DataFrame, metric: str) -> Iterator[dict]:
     """One metric of each group, of each cluster that is complete, and of all groups if none is missing."""
     table = questions.groupby("group", sort=False)
-    counts = table.agg(n=("num_cut", "size"), num_cut=("num_cut", "sum"))
+    counts = table.agg(
+        n=(metric, "count"), num_cut=("num_cut", "sum"), num_unscored=("unscored", "sum")
+    )
     groups = table[metric].agg(["mean", "sem"]).join(counts)
     better = {"higher_is_better": METRICS[metric].higher_is_better}
     own = f"{task.name}:{task.members}" if task.clusters else task.name
@@ -237,22 +240,33 @@ def _mean_rows(task: Task, questions: pd.DataFrame, metric: str) -> Iterator[dic
 def _question_metrics(
     task: Task, items: Mapping[str, Sequence[Item]], likelihoods: Sequence["Likelihood"]
 ) -> pd.DataFrame:
-    """Each question's group, its metrics, and whether the window cut its context."""
+    """Each question's group, its metrics, whether the window cut its context, and whether an option had no token to score."""
     rows, at = [], 0
     for group, questions in items.items():
         for item in questions:
             options = scored_options(item, task.format)
             found, at = likelihoods[at : at + len(options)], at + len(options)
             nats, num_bytes = [f.log_likelihood for f in found], [f.num_bytes for f in found]
-            metrics = choice_metrics(nats, options, item.gold, num_bytes=num_bytes)
-            rows.append({"group": group, "num_cut": any(f.num_cut for f in found), **metrics})
+            unscored = any(f.num_tokens == 0 for f in found)
+            metrics = dict.fromkeys(METRICS, math.nan)
+            if not unscored:
+                metrics = choice_metrics(nats, options, item.gold, num_bytes=num_bytes)
+            cut = any(f.num_cut for f in found)
+            rows.append({"group": group, "num_cut": cut, "unscored": unscored, **metrics})
     if at != len(likelihoods):
         raise UserError(
             f"task {task.name}: {len(likelihoods)} likelihoods for {at} requests; score the same items"
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    lost = table.groupby("group", sort=False)["unscored"].all()
+    if lost.any():
+        raise UserError(
+            f"task {task.name}, group {lost.idxmax()}: each question has an option that the tokenizer merges with the "
+            "end of the prompt, so nothing is scored; choose another format or delimiter"
+        )
+    return table
 
-
+# %% ../../nbs/eval/12_tasks.ipynb #744ffb01
 def choice_scores(
     task: Task,
     items: Mapping[str, Sequence[Item]],
@@ -277,8 +291,8 @@ def choice_scores(
     Returns
     -------
     pandas.DataFrame
-        A valid scores table, with `stderr_between` (see above), `mean_over`, `prompt_format`, `num_shots` and `num_cut`,
-        the questions whose context the window cut.
+        A valid scores table, with `stderr_between` (see above), `mean_over`, `prompt_format`, `num_shots`, `num_cut`,
+        the questions whose context the window cut, and `num_unscored`, those left out since an option had no token to score.
 
     Raises
     ------

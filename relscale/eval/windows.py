@@ -7,14 +7,19 @@ __all__ = ['Window', 'rolling_windows', 'check_documents', 'check_finite', 'docu
            'rolling_log_likelihoods']
 
 # %% ../../nbs/eval/04_windows.ipynb #a75e2a19
-from collections.abc import Sequence
+import base64
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..core import UserError
+from ..core import UserError, fingerprint
 from .likelihoods import score_requests, score_tokens, with_progress
 from .requests import Likelihood, TokenRequest, check_opened, encode_once, utf8_size
+from ..model.open import model_fingerprint
 
 if TYPE_CHECKING:
     from relscale.model.open import OpenModel
@@ -93,6 +98,45 @@ def document_windows(
         for one in rolling_windows(len(tokens), window, context, i)
     ]
 
+# %% ../../nbs/eval/04_windows.ipynb #3c79182e
+def _read_windows(path: Path) -> dict[str, np.ndarray]:
+    """Losses by key; a last line without its end is taken off the file."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole, found = content[: content.rfind(b"\n") + 1], {}
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            row = json.loads(line)
+            found[str(row["key"])] = np.frombuffer(base64.b64decode(row["nats"]), "<f4")
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{path}:{number}: not a window of this library; take the line out"
+            ) from None
+    if len(whole) < len(content):
+        os.truncate(path, len(whole))
+    return found
+
+
+def _kept_windows(
+    results: Path | None, opened: "OpenModel", requests: Sequence[TokenRequest]
+) -> tuple[dict[int, np.ndarray], Callable[[int, np.ndarray], None]]:
+    """Losses of the windows that a file has already, by number, and what adds one; without a file, neither."""
+    if results is None:
+        return {}, lambda number, nats: None
+    path, model_key = Path(results), model_fingerprint(opened)
+    keys = [fingerprint([model_key, r.tokens.tolist(), int(r.num_targets)]) for r in requests]
+    found = _read_windows(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(number: int, nats: np.ndarray) -> None:
+        packed = base64.b64encode(np.asarray(nats, "<f4").tobytes()).decode()
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": keys[number], "nats": packed}) + "\n")
+
+    fits = {j: found[k] for j, k in enumerate(keys) if k in found}
+    return {j: nats for j, nats in fits.items() if len(nats) == requests[j].num_targets}, add
+
 # %% ../../nbs/eval/04_windows.ipynb #dec66347
 def rolling_token_nats(
     opened: "OpenModel",
@@ -102,6 +146,7 @@ def rolling_token_nats(
     tokens_at_once: int | None = None,
     progress: bool = False,
     mesh=None,
+    results: Path | None = None,
 ) -> list[np.ndarray]:
     """Loss of every token after the first, by document, in nats.
 
@@ -113,11 +158,13 @@ def rolling_token_nats(
         Pairs (tokens, bytes of each token); the first token is the start token, with 0 bytes.
     context
         Tokens of a window that the one before has scored already, less than the window.
+    results
+        A JSONL file of finished windows: what is there is not computed again, and what is new is appended.
 
     Raises
     ------
     UserError
-        For a document that does not fit the model, or whose loss is not finite.
+        For a document that does not fit the model, whose loss is not finite, or a file that does not read.
     """
     check_documents(documents, opened.model.spec.vocab)
     nats = [np.zeros(len(tokens) - 1, np.float32) for tokens, _ in documents]
@@ -128,10 +175,19 @@ def rolling_token_nats(
         )
         for w in windows
     ]
-    scored = score_tokens(opened, requests, tokens_at_once=tokens_at_once, mesh=mesh)
-    for j, values, _ in with_progress(scored, len(windows), show=progress):
+    kept, add = _kept_windows(results, opened, requests)
+    for j, values in kept.items():
         w = windows[j]
+        nats[w.document][w.first - 1 : w.stop - 1] = values
+    missing = [j for j in range(len(windows)) if j not in kept]
+    todo = [requests[j] for j in missing]
+    scored = score_tokens(opened, todo, tokens_at_once=tokens_at_once, mesh=mesh)
+    counts = {"unit": "token", "size": lambda item: len(item[1])}
+    total, done = sum(map(len, nats)), sum(map(len, kept.values()))
+    for i, values, _ in with_progress(scored, total, done=done, show=progress, **counts):
+        w = windows[missing[i]]
         nats[w.document][w.first - 1 : w.stop - 1] = -values
+        add(missing[i], -values)
     check_finite(nats)
     return nats
 

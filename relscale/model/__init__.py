@@ -3,6 +3,7 @@
 from relscale._lazy import room
 
 __all__ = [
+    "attention",
     "decoder",
     "optim",
     "mesh",
@@ -11,7 +12,10 @@ __all__ = [
     "callbacks",
     "hf_config",
     "hub",
+    "gguf",
     "open",
+    "compiled",
+    "preflight",
 ]
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..core import UserError, fingerprint, require
-from .tokens import TokenStore
+from .tokens import TokenStore, damage_named
 
 # %% ../../nbs/text/08_batches.ipynb #c9fb1e61
 def num_windows(store: TokenStore, seq_len: int) -> int:
@@ -65,9 +65,10 @@ class _Gather:
             if isinstance(tokens, np.ndarray):
                 row[:] = tokens
             else:
-                reads.append((row, tokens.read()))  # all reads of a batch are in flight together
-        for row, pending in reads:
-            row[:] = pending.result()
+                reads.append((row, store, tokens.read()))  # all are in flight together
+        for row, store, pending in reads:
+            with damage_named(store.folder):
+                row[:] = pending.result()
         return batch
 
 # %% ../../nbs/text/08_batches.ipynb #344c902f

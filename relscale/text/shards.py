@@ -29,11 +29,13 @@ from relscale.core import (
     fingerprint,
     is_running,
     require,
+    sealed,
+    unsealed,
     write_atomic,
 )
 from .documents import Document, DocumentsDigest, documents_fingerprint
 from .tokenizer import encode_texts, token_num_bytes, tokenizer_fingerprint
-from .tokens import ARRAYS, META, TokenStore, open_store, write_array
+from .tokens import ARRAYS, META, TokenStore, open_store, write_array, write_meta
 
 # %% ../../nbs/text/07_shards.ipynb #3237ed00
 def write_shard(path: Path, names: Sequence[str], texts: Sequence[str], tokenizer) -> None:
@@ -83,7 +85,8 @@ def queue_shard(path: Path, names: Sequence[str], texts: Sequence[str], tokenize
     tokenizer_path = path.with_name(f"tokenizer-{fingerprint(content)}.json")
     if not tokenizer_path.exists():
         write_atomic(tokenizer_path, content)
-    write_atomic(path.with_suffix(".json"), json.dumps([list(names), list(texts)]))
+    waiting = sealed({"names": list(names), "texts": list(texts)})
+    write_atomic(path.with_suffix(".json"), json.dumps(waiting))
     return tokenizer_path
 
 # %% ../../nbs/text/07_shards.ipynb #d1219836
@@ -93,7 +96,7 @@ def tokenize_shard(path: Path, tokenizer_path: Path, code: str) -> None:
     Raises
     ------
     UserError
-        The worker's `code_fingerprint()` is not `code`, or tokens do not stand for a text's bytes.
+        The worker's `code_fingerprint()` is not `code`, tokens do not stand for a text's bytes, or a queued file is damaged.
     """
     if path.exists():  # by a worker that was thought lost
         return
@@ -103,7 +106,11 @@ def tokenize_shard(path: Path, tokenizer_path: Path, code: str) -> None:
             "install the same versions of relscale and tokenizers"
         )
     waiting = path.with_suffix(".json")
-    write_shard(path, *json.loads(waiting.read_text()), _waiting_tokenizer(tokenizer_path))
+    try:
+        queued = unsealed(json.loads(waiting.read_text()))
+    except ValueError as error:
+        raise UserError(f"{waiting}: damaged ({error}); delete it, then run again") from None
+    write_shard(path, queued["names"], queued["texts"], _waiting_tokenizer(tokenizer_path))
     waiting.unlink(missing_ok=True)
 
 # %% ../../nbs/text/07_shards.ipynb #8edd2593
@@ -112,7 +119,10 @@ def _waiting_tokenizer(path: Path):
     """The tokenizer that `queue_shard` left."""
     from tokenizers import Tokenizer
 
-    content = json.loads(path.read_text())
+    content = path.read_bytes()
+    if path.stem != f"tokenizer-{fingerprint(content)}":
+        raise UserError(f"{path}: damaged (its name tells its content); delete it, then run again")
+    content = json.loads(content)
     tokenizer = Tokenizer.from_str(content["tokenizer"])
     tokenizer.encode_special_tokens = content["encode_special_tokens"]
     return tokenizer
@@ -204,8 +214,16 @@ def _write_shards(
 def _pieces(paths: Iterable[Path], name: str) -> Iterator[np.ndarray]:
     """One array of each shard, in order."""
     for path in paths:
-        with np.load(path) as shard:
-            yield shard[name]
+        try:
+            with np.load(path) as shard:
+                piece = shard[name]
+        except (ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile) as error:
+            path.unlink(missing_ok=True)
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"{path}: a shard is damaged ({reason:.100}) and is removed; run again to write it anew"
+            ) from None
+        yield piece
 
 # %% ../../nbs/text/07_shards.ipynb #ddf282e0
 @contextlib.contextmanager
@@ -303,7 +321,7 @@ def _publish(
         except FileNotFoundError:  # another process was first, and cleared the shards away
             return _same_store(folder, identity)
         counts["vocab_size"] = vocab_size
-        write_atomic(scratch / META, json.dumps(dict(identity) | counts, indent=1))
+        write_meta(scratch, dict(identity) | counts)
         if folder.exists() and not (folder / META).exists():
             shutil.rmtree(folder)  # the half of a store that a copy or an older crash left
         try:
@@ -315,18 +333,13 @@ def _publish(
 # %% ../../nbs/text/07_shards.ipynb #02615e23
 def _join_shards(folder: Path, paths: Sequence[Path]) -> dict[str, int]:
     """Write the arrays of a store from its shards; returns the counts of its description."""
-    try:
-        lengths = np.concatenate(list(_pieces(paths, "lengths")))
-        offsets = np.cumsum([0, *lengths], dtype=np.int64)
-        num_tokens = int(offsets[-1])
-        write_array(folder, "tokens", _pieces(paths, "tokens"), num_tokens)
-        write_array(folder, "token_bytes", _pieces(paths, "token_bytes"), num_tokens)
-        write_array(folder, "offsets", [offsets], len(offsets))
-        num_bytes = sum(int(p.sum(dtype=np.int64)) for p in _pieces(paths, "token_bytes"))
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{paths[0].parent}: a shard is damaged ({error}); delete the folder and run again"
-        ) from None
+    lengths = np.concatenate(list(_pieces(paths, "lengths")))
+    offsets = np.cumsum([0, *lengths], dtype=np.int64)
+    num_tokens = int(offsets[-1])
+    write_array(folder, "tokens", _pieces(paths, "tokens"), num_tokens)
+    write_array(folder, "token_bytes", _pieces(paths, "token_bytes"), num_tokens)
+    write_array(folder, "offsets", [offsets], len(offsets))
+    num_bytes = sum(int(p.sum(dtype=np.int64)) for p in _pieces(paths, "token_bytes"))
     return {"num_tokens": num_tokens, "num_bytes": num_bytes, "num_documents": len(lengths)}
 
 # %% ../../nbs/text/07_shards.ipynb #b368e65b
