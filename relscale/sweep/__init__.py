@@ -13,12 +13,15 @@ __all__ = [
     "executors",
     "jobs",
     "recovery",
+    "outputs",
     "attempts",
     "driver",
     "prepare",
     "suite",
     "multihost",
     "status",
+    "parts",
+    "verify",
 ]
 
 

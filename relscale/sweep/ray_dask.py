@@ -222,6 +222,16 @@ def _environment_of(names: Sequence[str]) -> dict[str, str | None]:
     """Environment variables of a worker."""
     return {name: os.environ.get(name) for name in names}
 
+# %% ../../nbs/sweep/06_ray_dask.ipynb #c79fa7e5
+@contextlib.contextmanager
+def _closing(part) -> Iterator[Any]:
+    """A client or a cluster for a block. All calls have answered when it closes, so a process that is slow to go is no error."""
+    try:
+        yield part
+    finally:
+        with contextlib.suppress(OSError):  # TimeoutError, and connections that are gone
+            part.close()
+
 # %% ../../nbs/sweep/06_ray_dask.ipynb #fa87f9c3
 @contextlib.contextmanager
 def _dask_client(
@@ -258,7 +268,10 @@ def _dask_client(
             dashboard_address=None,
             silence_logs=50,  # of a killed worker the future tells
         )
-        with cluster, Client(cluster) as client:
+        cluster.shutdown_on_close = (
+            False  # what is slow to go is not waited for again at Python's end
+        )
+        with _closing(cluster), _closing(Client(cluster)) as client:
             yield client
 
 # %% ../../nbs/sweep/06_ray_dask.ipynb #2fa9fee7

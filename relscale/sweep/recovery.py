@@ -131,5 +131,5 @@ def _check_rows(folder: Path) -> None:
         warnings.warn(f"{path}: damaged after step {last}; going back", stacklevel=2)
     for step in steps:
         shutil.rmtree(step)
-    if len(good) < len(lines):
-        write_atomic(path, b"".join(line + b"\n" for line in good))
+    # a new file even where all is good: an owner that was stopped may still hold the old one open
+    write_atomic(path, b"".join(line + b"\n" for line in good))
