@@ -5,7 +5,9 @@ from relscale._lazy import room
 __all__ = [
     "spec",
     "flops",
+    "claims",
     "recipes",
+    "chips",
     "cost",
     "fleet",
     "simulation",

@@ -14,15 +14,21 @@ def param_counts(spec: ModelSpec) -> dict[str, int]:
     """Parameters of a decoder by component, and their totals.
 
     `total` is every trainable number; `non_embedding` leaves out the embedding table but keeps the
-    output head, which does arithmetic (a tied head is counted there and not twice in `total`).
+    output head, which does arithmetic (a tied head is counted there and not twice in `total`). Biases count where they
+    are added.
     """
-    d, layers = spec.hidden, spec.num_layers
+    d, layers, arch = spec.hidden, spec.num_layers, spec.arch
     q, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    biases = {"none": 0, "qkv": q + 2 * kv, "all": q + 2 * kv + d}[arch.attention_bias]
+    inner = (1 + arch.gated) * spec.mlp  # channels that the MLP makes of the stream's
+    across = q + kv if arch.qk_norm_over == "all" else 2 * spec.head_dim
+    around = 4 * d if arch.norm_place == "both" else 2 * d
     parts = {
         "embedding": spec.vocab * d,
-        "attention": layers * (2 * d * q + 2 * d * kv),
-        "mlp": layers * 3 * d * spec.mlp,
-        "norms": layers * (2 * d + 2 * spec.head_dim * spec.qk_norm) + d,
+        "attention": layers * (2 * d * q + 2 * d * kv + biases),
+        "mlp": layers * (d * (inner + spec.mlp) + arch.mlp_bias * (inner + d)),
+        "norms": (layers * (around + across * spec.qk_norm) + d)
+        * (2 if arch.norm == "layer" else 1),
         "head": spec.vocab * d,
     }
     total = sum(parts.values()) - spec.tied * parts["head"]
@@ -32,18 +38,21 @@ def param_counts(spec: ModelSpec) -> dict[str, int]:
 def forward_flops_per_token(spec: ModelSpec, seq_len: int) -> dict[str, int]:
     """Forward FLOPs of one token by component, in the released suite's convention.
 
-    A multiply-add is two FLOPs. Attention is counted in full, not halved for causality; `softmax` is
-    the 3 SH term of mask and softmax; norms, rotary embeddings and the embedding look-up are free.
+    A multiply-add is two FLOPs. Attention is counted in full, not halved for causality, so a token has all
+    `seq_len` keys, and in a local layer those of its window; `softmax` is the 3 SH term of mask and softmax; norms, biases, rotary
+    embeddings, soft caps and the embedding look-up are free.
     """
     if seq_len < 1:
         raise UserError(f"seq_len={seq_len}: must be at least 1")
     d, layers = spec.hidden, spec.num_layers
     q, kv = spec.num_heads * spec.head_dim, spec.num_kv_heads * spec.head_dim
+    window = min(seq_len, spec.arch.window or seq_len)
+    keys = sum(window if local else seq_len for local in spec.local_layers)
     parts = {
         "projections": layers * (2 * d * (q + 2 * kv) + 2 * q * d),
-        "attention": layers * 4 * seq_len * q,
-        "softmax": layers * 3 * seq_len * spec.num_heads,
-        "mlp": layers * 6 * d * spec.mlp,
+        "attention": 4 * keys * q,
+        "softmax": 3 * keys * spec.num_heads,
+        "mlp": layers * 2 * (2 + spec.arch.gated) * d * spec.mlp,
         "head": 2 * d * spec.vocab,
     }
     return parts | {"total": sum(parts.values())}
