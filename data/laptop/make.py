@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from relscale.plan.cost import gemm_flops_per_second
+from relscale.plan.chips import gemm_flops_per_second
 from relscale.sweep.store import connect, read_record
 from relscale.sweep.workers import available_cores
 from relscale.tables import write_table
