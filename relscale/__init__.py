@@ -11,24 +11,33 @@ from relscale._version import __version__
 
 
 if TYPE_CHECKING:  # for editors and type checkers; a test holds it against the table
-    from relscale.suites import load_suite, load_scores
+    from relscale.suites import load_suite, load_scores, load_items
     from relscale.tables import read_table, write_table, join_scores
-    from relscale.importers import from_table, from_wandb
+    from relscale.importers import from_table, read_points
+    from relscale.wandb_exports import from_wandb
     from relscale.lm_eval import from_lm_eval
+    from relscale.other_tools import from_evaluations
     from relscale.laws.isoflop import fit_isoflop
     from relscale.laws.frontiers import frontier
     from relscale.laws.curves import fit_power_law, fit_saturating_law
     from relscale.laws.surface import fit_chinchilla
     from relscale.laws.relative import fit_relative
+    from relscale.laws.conformal import forecast_members
     from relscale.laws.forecast import fit_forecast
     from relscale.laws.backtests import backtest
     from relscale.laws.diagnosis import diagnose
     from relscale.laws.power import plan_power
     from relscale.laws.contrasts import find_crossings, fit_covariate
     from relscale.laws.formats import compare_formats
+    from relscale.laws.recipes import compare
+    from relscale.laws.hero import forecast_hero
+    from relscale.laws.item_tables import read_items
+    from relscale.laws.item_gaps import fit_items
     from relscale.analysis import analyse, analyse_points
     from relscale.report import write_report
     from relscale.figures import save_figure
+    from relscale.table_fit import fit
+    from relscale.table_audit import audit
     from relscale.plan.recipes import plan_isoflop, HELD2025, load_plan
     from relscale.plan.cost import estimate_cost
     from relscale.sweep.suite import run_suite
@@ -41,24 +50,33 @@ if TYPE_CHECKING:  # for editors and type checkers; a test holds it against the 
 _HOME = {
     name: module
     for module, names in {
-        "suites": "load_suite load_scores",
+        "suites": "load_suite load_scores load_items",
         "tables": "read_table write_table join_scores",
-        "importers": "from_table from_wandb",
+        "importers": "from_table read_points",
+        "wandb_exports": "from_wandb",
         "lm_eval": "from_lm_eval",
+        "other_tools": "from_evaluations",
         "laws.isoflop": "fit_isoflop",
         "laws.frontiers": "frontier",
         "laws.curves": "fit_power_law fit_saturating_law",
         "laws.surface": "fit_chinchilla",
         "laws.relative": "fit_relative",
+        "laws.conformal": "forecast_members",
         "laws.forecast": "fit_forecast",
         "laws.backtests": "backtest",
         "laws.diagnosis": "diagnose",
         "laws.power": "plan_power",
         "laws.contrasts": "find_crossings fit_covariate",
         "laws.formats": "compare_formats",
+        "laws.recipes": "compare",
+        "laws.hero": "forecast_hero",
+        "laws.item_tables": "read_items",
+        "laws.item_gaps": "fit_items",
         "analysis": "analyse analyse_points",
         "report": "write_report",
         "figures": "save_figure",
+        "table_fit": "fit",
+        "table_audit": "audit",
         "plan.recipes": "plan_isoflop HELD2025 load_plan",
         "plan.cost": "estimate_cost",
         "sweep.suite": "run_suite",
@@ -74,18 +92,42 @@ _ROOMS = (
     "core",
     "style",
     "results",
+    "table_files",
     "tables",
-    "importers",
+    "written_numbers",
+    "files",
     "suites",
+    "names",
+    "columns",
+    "guesses",
+    "directions",
+    "importers",
+    "wandb_exports",
     "lm_eval",
+    "lm_samples",
+    "other_tools",
+    "manifest",
     "analysis",
     "report",
     "sheets",
     "figures",
     "panels",
+    "table_rows",
+    "table_fit",
+    "outputs",
+    "comparison",
+    "designs",
+    "table_audit",
+    "claim_answers",
+    "suite_slopes",
+    "paper_figures",
     "study",
     "train_commands",
     "table_commands",
+    "compare_command",
+    "audit_command",
+    "preflight_command",
+    "suite_commands",
     "cli",
 )
 
