@@ -2,13 +2,15 @@
 PYTHON ?= python3
 OUT ?= study
 STUDY_FLAGS ?=
+COVERAGE_FLAGS ?=
+ACCELERATOR_FLAGS ?=
 BIN := .venv/bin
 # What tests spend is compilation: XLA's lower levels compile up to a third faster. Notebooks also train, tests hardly.
 QUICK := --xla_backend_optimization_level
 # Notebooks share two processes, and the chapters on meshes play eight devices with one processor.
 EIGHT := --xla_force_host_platform_device_count=8
 
-.PHONY: install study test long parity lint docs lab export readme clean
+.PHONY: install study test long coverage accelerator slopes figures parity lint docs lab export readme data-sums clean
 
 install: .venv/installed
 
@@ -30,6 +32,18 @@ test: install ## every notebook, then pytest
 long: install ## the tests that `make test` leaves out: kills of whole studies, clocks, a full disk, Ray's hosts
 	$(BIN)/python -m pytest -q --long -m long tests
 
+coverage: install ## every world and every interval, into data/coverage; a run that was stopped goes on
+	$(BIN)/python data/coverage/make.py $(COVERAGE_FLAGS)
+
+accelerator: install ## on one GPU or TPU, in eight minutes: numbers, training step beside PyTorch, attention, scoring, resuming
+	$(BIN)/python benchmarks/accelerator.py $(ACCELERATOR_FLAGS)
+
+slopes: install ## every slope of every suite, fitted anew into data/slopes
+	$(BIN)/python data/slopes/make.py
+
+figures: install ## the paper's figures from tables that ship, in figures/
+	$(BIN)/relscale figures
+
 parity: install ## logits against transformers; first: .venv/bin/python -m pip install torch
 	@$(BIN)/python -c 'import torch' || (echo "make parity needs PyTorch: $(BIN)/python -m pip install torch" >&2; exit 1)
 	$(BIN)/python -m pip install --quiet --editable '.[parity]'
@@ -42,9 +56,11 @@ lint: install
 export: install ## notebooks to modules
 	$(BIN)/nbdev_export
 
-readme: install ## nbs/index.ipynb to README.md, and the page of all public names
+readme: install ## nbs/index.ipynb to README.md
 	$(BIN)/python docs/readme.py
-	$(BIN)/python docs/reference.py
+
+data-sums: install ## data/SHA256SUMS, after a shipped table was made anew
+	$(BIN)/python docs/data_sums.py
 
 docs: install ## the site, in _site/
 	$(BIN)/python docs/build.py

@@ -39,8 +39,10 @@ config = ConfigParser(delimiters=["="])
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-users = ("train", "hub", "datasets", "harness", "objects", "slurm", "ray", "dask")
-names = (*users, "tensorboard", "wandb", "parity", "docs", "dev")
+users = (
+    "train", "hub", "gguf", "datasets", "harness", "objects", "parquet", "excel", "slurm", "ray", "dask",
+)  # fmt: skip
+names = (*users, "tpu", "cuda", "tensorboard", "wandb", "parity", "docs", "dev")
 extras = {name: cfg[f"{name}_requirements"].split() for name in names}
 extras["all"] = sorted({r for n in users for r in extras[n]})
 

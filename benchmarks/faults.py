@@ -5,6 +5,12 @@
 An undisturbed sweep of 16 small runs comes first; every scenario then does harm to another sweep of the same plan,
 starts it again until it ends well, and holds its tables and weights against the first one's. Rows are written as soon as
 a scenario is done, and the same command goes on with those that are missing. About ten minutes on two idle cores.
+Single flipped bits, a thousand of them, are the work of `flips.py` beside this file.
+
+    python benchmarks/faults.py --csv data/faults --many [kills disks clocks hostile]
+
+does many small cases: 50 kills and 20 pairs of machines whose clocks jump, on toy trainings, 50 disks of random size under a
+real one, and 200 hostile files.
 
 Full disks need root, to mount a small file system, and so does the second machine, which is a name space of process
 numbers of its own. A wrong clock is `time.time` shifted by a `sitecustomize` in every process of that driver
@@ -621,6 +627,209 @@ def damaged(lab: Lab):
     return row, {}
 
 
+# ---- many small cases: a row each, and the same command goes on with those that are missing
+
+TESTS = Path(__file__).parent.parent / "tests"
+NUM_TOYS, KILLS_A_SWEEP = 6, 5
+JUMPS = """
+import random, time
+_random, _state = random.Random({seed}), [0.0, 0.0]
+_real, _real_ns, _perf, _get = time.time, time.time_ns, time.perf_counter, time.clock_gettime
+def _off():
+    if _perf() >= _state[1]:
+        _state[:] = _random.choice([-3600.0, 0.0, 3600.0]), _perf() + _random.uniform(0.2, 2.0)
+    return _state[0]
+time.time = lambda: _real() + _off()
+time.time_ns = lambda: _real_ns() + int(_off()) * 10**9
+time.clock_gettime = lambda clock: _get(clock) + _off()
+"""
+
+
+class Toys:
+    """Sweeps of trainings that cost nothing and behave like some (`tests/sweep_toys.py`), counted by a log of their own."""
+
+    def __init__(self, work: Path):
+        self.work = work
+        self.quiet = work / "toys-quiet"
+        if not (self.quiet / "scores.parquet").exists():
+            shutil.rmtree(self.quiet, ignore_errors=True)
+            assert self.start(self.quiet, work / "quiet.log").wait() == 0
+
+    def start(self, where: Path, log: Path, *, workers=2, row_s=0.04, before=(), environment=None):
+        changes = {"TOY_LOG": str(log), "TOY_ROW_S": str(row_s)} | (environment or {})
+        words = [sys.executable, TESTS / "sweep_toys.py", str(where), str(NUM_TOYS), str(workers)]
+        return subprocess.Popen(
+            [*before, *words], env=os.environ | changes, stdout=subprocess.DEVNULL,
+            stderr=open(log.with_suffix(".err"), "ab"), start_new_session=True,
+        )  # fmt: skip
+
+    def fresh(self, name: str) -> tuple[Path, Path]:
+        where, log = self.work / name, self.work / f"{name}.log"
+        shutil.rmtree(where, ignore_errors=True)
+        for path in (log, log.with_suffix(".err")):
+            path.unlink(missing_ok=True)
+        return where, log
+
+    def count(self, where: Path, log: Path) -> dict:
+        """Results that are missing, runs that were trained to their end twice, and whether the tables are the same bytes."""
+        ends = Counter(x for x in log.read_text().splitlines() if x.startswith("finish"))
+        there = len(list(where.glob("runs/*/result.json")))
+        same = all((where / t).read_bytes() == (self.quiet / t).read_bytes() for t in TABLES)
+        twice = sum(n > 1 for n in ends.values())
+        return {"runs_lost": NUM_TOYS - there, "trained_twice": twice, "tables_same": same}
+
+
+def many(name: str, lab: Lab, cases: int, one) -> None:
+    """Do what is missing of so many cases; `one` gives a row or several."""
+    path = lab.csv / f"many_{name}.csv"
+    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    done = {row["case"] for row in rows}
+    for case in range(cases):
+        if case in done:
+            continue
+        begun = time.monotonic()
+        got = one(case, random.Random(case))
+        seconds = round(time.monotonic() - begun, 1)
+        rows += [{"case": case, **row, "wall_s": seconds} for row in got]
+        write(lab.csv, f"many_{name}", rows)
+        print(f"{name} {case}: {seconds} s; {got[-1]}", flush=True)
+
+
+def kill_toys(lab: Lab, cases: int) -> None:
+    """Five kills a sweep at random moments: of a worker, of the driver, of all at once."""
+    toys = Toys(lab.work)
+
+    def one(case, rng):
+        (where, log), kills = toys.fresh(f"toys-kill{case % 2}"), []
+        while True:
+            driver = toys.start(where, log)
+            while driver.poll() is None and len(kills) < KILLS_A_SWEEP:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    driver.wait(rng.uniform(0.5, 4.0))
+                alive = processes()
+                pids = [p for p, (up, *_) in alive.items() if up == driver.pid and is_worker(p)]
+                who = rng.choice(["worker", "driver", "all"])
+                if driver.poll() is not None or (who == "worker" and not pids):
+                    continue
+                if who == "all":
+                    os.killpg(driver.pid, signal.SIGKILL)
+                else:
+                    os.kill(driver.pid if who == "driver" else rng.choice(pids), signal.SIGKILL)
+                kills.append({"kill": len(kills), "who": who})
+            if driver.wait(LATE_S) == 0:
+                break
+        return [kill | toys.count(where, log) for kill in kills]
+
+    many("kills", lab, cases, one)
+
+
+def jump_toys(lab: Lab, cases: int) -> None:
+    """Two drivers, as two machines; the clocks of both jump by an hour either way, and one is stopped past its leases."""
+    toys = Toys(lab.work)
+
+    def one(case, rng):
+        (where, log), apart, drivers = toys.fresh(f"toys-jump{case % 2}"), another_machine(), []
+        for machine in range(2):
+            folder = lab.work / f"jumps{machine}"
+            folder.mkdir(exist_ok=True)
+            (folder / "sitecustomize.py").write_text(JUMPS.format(seed=2 * case + machine))
+            paths = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+            drivers.append(toys.start(where, log, workers=1, before=apart, environment={"PYTHONPATH": paths}))  # fmt: skip
+        end = time.monotonic() + LATE_S
+        while not list(where.glob("runs/*/checkpoints/*")) and time.monotonic() < end:
+            time.sleep(0.05)
+        time.sleep(rng.uniform(0, 3))
+        stop_s = rng.uniform(3, 8)  # the lease of a toy ends after 2 s
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(drivers[0].pid, signal.SIGSTOP)
+            time.sleep(stop_s)
+            os.killpg(drivers[0].pid, signal.SIGCONT)
+        codes = [driver.wait(LATE_S) for driver in drivers]
+        said = log.with_suffix(".err").read_text().splitlines()
+        row = {
+            "stopped_s": round(stop_s, 1),
+            "failed": sum(code != 0 for code in codes),
+            "said": said[-1] if any(codes) else "",
+        }
+        return [row | toys.count(where, log)]
+
+    many("clocks", lab, cases, one)
+
+
+def fill_disks(lab: Lab, cases: int) -> None:
+    """A real training on a disk of random size, which is made larger when it is full; then the same again."""
+    import logging
+
+    from relscale.plan.recipes import plan_run
+    from relscale.sweep import prepare, suite
+    from relscale.sweep.attempts import execute
+    from relscale.sweep.leases import LeaseRule, mark
+
+    logging.disable(logging.CRITICAL)  # threads of Orbax log what the outcome says, too
+    (run,) = suite.fill_mixtures(
+        [plan_run(3e8, 8, dataclasses.replace(SMALL, vocab=320, seq_len=32))], ["bible"]
+    )
+    text, whole = prepare.TextConfig(("bible",), 60_000, 4_000), lab.fresh("disk-whole")
+    card = prepare.prepare_text(connect(whole), text, run.model.vocab)
+    source = lab.copy("disk-source", source=whole)
+
+    def job(where):
+        return suite.suite_job(where, card, lease=LeaseRule(0.5, 5.0), checkpoint_s=0.0)
+
+    def found(where):
+        names = ("result.json", "scores/heldout.json")
+        return [(Path(where) / "runs" / run.run_id / name).read_bytes() for name in names]
+
+    assert execute(job(whole), run).outcome == "finished"
+    size = lambda folder: int(subprocess.check_output(["du", "-sk", folder]).split()[0])  # noqa: E731
+    least, most = size(source) + 40, size(whole) + 250
+
+    def one(case, rng):
+        room, disk = rng.randint(least, most), lab.work / "small-disk"
+        with small_disk(disk, f"{room}k") as folder:
+            where = folder / "store"
+            subprocess.run(["cp", "-r", source, where], check=True)
+            first = execute(job(where), run)
+            kept = found(where) if first.outcome == "finished" else None
+            subprocess.run(["mount", "-o", "remount,size=64m", folder], check=True)
+            held = read_record(connect(where), f"runs/{run.run_id}/lease.json")
+            last = execute(job(where), run, dead=None if held is None else mark(held))
+            same = last.outcome == "finished" and found(where) == found(whole)
+            said = first.reason.replace(str(lab.work), "WORK")
+            return [
+                {"disk_kb": room, "ended": first.outcome, "said": said, "then": last.outcome,
+                 "runs_lost": int(last.outcome != "finished"), "trained_twice": int(kept is not None and kept != found(where)),
+                 "tables_same": same, "scratch_named": ".part" in said or "__lock" in said or "-tmp" in said}
+            ]  # fmt: skip
+
+    many("disks", lab, cases, one)
+
+
+def meet_hostile_files(lab: Lab, cases: int) -> None:
+    """Each file of `hostile_files` once."""
+    from hostile_files import cases as hostile_cases
+    from hostile_files import good, measure
+
+    path = lab.csv / "hostile.csv"
+    rows = pd.read_csv(path, keep_default_na=False).to_dict("records") if path.exists() else []
+    done = {(row["kind"], row["what"]) for row in rows}
+    for case in hostile_cases():
+        if (case.kind, case.what) not in done:
+            folder = lab.fresh("hostile")
+            folder.mkdir()
+            row = measure(case, folder)
+            rows.append(row | {"good": good(row)})
+            write(lab.csv, "hostile", rows)
+            print("" if good(row) else "BAD", row, flush=True)
+
+
+MANY = {
+    "hostile": (meet_hostile_files, 0),
+    "kills": (kill_toys, 10),
+    "disks": (fill_disks, 50),
+    "clocks": (jump_toys, 20),
+}
+
 SCENARIOS = {
     "undisturbed": undisturbed,
     "kills": killed,
@@ -647,9 +856,15 @@ def main() -> None:
         "--work", type=Path, default=Path("/tmp/relscale-faults"), help="folder for the stores"
     )
     parser.add_argument("--only", nargs="*", choices=SCENARIOS, help="these scenarios, anew")
+    parser.add_argument("--many", nargs="*", choices=MANY, help="the tables of many small cases")
     options = parser.parse_args()
     lab = Lab(options.work.absolute(), options.csv)
     options.csv.mkdir(parents=True, exist_ok=True)
+    if options.many is not None:
+        for name in options.many or MANY:
+            act, cases = MANY[name]
+            act(lab, cases)
+        return
     path = options.csv / "campaign.csv"
     rows = pd.read_csv(path).to_dict("records") if path.exists() else []
     if options.only:

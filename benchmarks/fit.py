@@ -1,14 +1,14 @@
 """What does the array form of the analysis buy over a loop of fits on the same rows?
 
-Prints, for each kind of fit, the seconds of a loop of scipy or lmfit fits (extrapolated from a part of
-the draws), the seconds of relscale, the ratio, and the largest difference between the two answers.
+Prints the median seconds of hierarchical fits; then, for two kinds of fit, the seconds of a loop of scipy
+or lmfit fits (extrapolated from a part of the draws), the seconds of relscale, the ratio, and the largest
+difference between the two answers.
 Alternates the two ways and takes medians: python benchmarks/fit.py
 """
 
 import argparse
 import statistics
 import time
-import warnings
 
 import numpy as np
 import pandas as pd
@@ -57,71 +57,12 @@ def relative(draws: int, part: int, repeats: int) -> dict:
 
     def ours():
         fit_relative(
-            rows, baseline="subject 00", interval="pairs", n_bootstrap=draws, seed=0
+            rows, baseline="subject 00", interval="pairs", n_bootstrap=draws, random_seed=0
         ).summary()
 
     mine, loop = medians(ours, theirs, repeats)
     difference = np.abs(pairs_draws(x, y, draws, 0)[1][:part] - found).max()
     what = f"relative law, 57 groups x 7 budgets x {draws:,} draws, against lmfit"
-    return {
-        "fit": what,
-        "loop_s": loop * draws / part,
-        "relscale_s": mine,
-        "difference": difference,
-    }
-
-
-def frontier_bootstrap(draws: int, part: int, repeats: int) -> dict:
-    """Nested bootstrap of the 255-run suite against a loop of np.polyfit."""
-    from relscale.laws.frontiers import bootstrap_frontier, read_frontier
-    from relscale.laws.isoflop import fit_isoflop
-    from relscale.suites import load_suite
-
-    suite = load_suite("held2025")
-    loss = suite.pivot(
-        index=["budget_flops", "num_params", "num_tokens"],
-        columns="corpus",
-        values="paloma_macro_loss",
-    ).reset_index()  # the three corpora share their shapes, so they can stand as three groups
-    corpora = sorted(suite["corpus"].unique())
-    loss["loss"] = loss[corpora].mean(axis=1)
-    loss["run_id"] = np.arange(len(loss)).astype(str)
-    keys = ["run_id", "budget_flops", "num_params", "num_tokens", "loss"]
-    rows = loss.melt(keys, corpora, var_name="group", value_name="value")
-    fit = fit_isoflop(loss)
-    log_tokens = np.log10(loss["num_tokens"].to_numpy(float))
-    _, budget = np.unique(loss["budget_flops"], return_inverse=True)
-    rng = np.random.default_rng(0)
-    weights = np.zeros((part, len(loss)))
-    for i in range(part):
-        for b in range(budget.max() + 1):
-            own = np.flatnonzero(budget == b)
-            np.add.at(weights[i], rng.choice(own, len(own)), 1)
-    values = loss[corpora].to_numpy().T
-    found = np.zeros((part, 3, budget.max() + 1))
-
-    def theirs():
-        for i, weight in enumerate(weights):
-            for b in range(budget.max() + 1):
-                own = np.repeat(np.flatnonzero(budget == b), weight[budget == b].astype(int))
-                x = log_tokens[own]
-                a, slope, _ = np.polyfit(x, loss["loss"].to_numpy()[own], 2)
-                inside = a > 0 and x.min() <= -slope / (2 * a) <= x.max()
-                best = x[np.argmin(loss["loss"].to_numpy()[own])]
-                at = -slope / (2 * a) if inside else best
-                for g in range(3):
-                    found[i, g, b] = np.log(np.polyval(np.polyfit(x, values[g, own], 2), at))
-
-    def ours():
-        bootstrap_frontier(fit, rows, scheme="runs", n_bootstrap=draws, seed=0)
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", np.exceptions.RankWarning)
-        mine, loop = medians(ours, theirs, repeats)
-    _, again, inside = read_frontier(log_tokens, budget, loss["loss"].to_numpy(), values, weights)
-    both = np.broadcast_to(inside[:, None], again.shape)
-    difference = np.abs(again - found)[both].max()
-    what = f"nested bootstrap, 255 runs x {draws:,} draws, against numpy.polyfit"
     return {
         "fit": what,
         "loop_s": loop * draws / part,
@@ -184,13 +125,61 @@ def surface(draws: int, part: int, repeats: int) -> dict:
     }
 
 
+def hierarchical(repeats: int) -> pd.DataFrame:
+    """Medians of hierarchical fits alone: 57 subjects by 22 models by 10 checkpoints, and many simulated suites."""
+    from relscale.laws.mixed import fit_units
+    from relscale.laws.relative import fit_relative
+    from relscale.laws.simulate import RATES, family_world, trunk_world
+
+    trunks = trunk_world(22, 10, rates={"humanities": -0.01, "other": 0.01, "social": 0.0})
+    counts = {"baseline": 19, "humanities": 13, "other": 13, "social": 12}
+    which = np.repeat(np.arange(len(trunks.rows)), trunks.rows["group"].map(counts))
+    log_error = trunks.draw(1, seed=1)[0][0][which]
+    rows, rng = trunks.rows.iloc[which].reset_index(drop=True), np.random.default_rng(0)
+    number = rows.groupby(["group", "checkpoint"]).cumcount()
+    rows["subject"] = [f"{g} {i:02d}" for g, i in zip(rows["group"], number, strict=True)]
+    own = pd.factorize(rows["subject"])[0]
+    log_error += 0.2 * rng.normal(size=57)[own] + 0.03 * rng.normal(size=57)[own] * trunks.z[which]
+    rows["value"] = np.exp(log_error + 0.02 * rng.normal(size=len(rows)))
+
+    families = family_world((3, 8, 5, 4, 6, 3, 7, 5))
+    drawn, fitted = families.draw(1000, seed=2)[0], families.fitted
+    tables = [families.table(log) for log in drawn[:50]]
+    group = families.rows["group"].to_numpy()[fitted]
+    base = drawn[:, fitted][:, group == "baseline"]
+    ratios = np.concatenate([drawn[:, fitted][:, group == name] - base for name in RATES])
+    first = families.rows[fitted & (families.rows["group"] == "baseline")]
+    x, unit = np.log(first["train_flops"].to_numpy()), pd.factorize(first["family"])[0]
+
+    def by_verb():
+        for table in tables:
+            fit_relative(table, baseline="baseline", run="run", family="family")
+
+    ways = {
+        f"57 subjects x 22 models x 10 checkpoints ({len(rows):,} rows), one fit_relative": (
+            lambda: fit_relative(rows, baseline="baseline", run="run", member="subject"), 1),
+        "8 families, suites of 5 groups through fit_relative": (by_verb, len(tables)),
+        "8 families, suites of 5 groups as arrays through fit_units": (lambda: fit_units(x, ratios, unit), 1000),
+    }  # fmt: skip
+    found = []
+    for what, (run, suites) in ways.items():
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        median = statistics.median(times)
+        found.append({"fit": what, "median_s": median, "suites_per_minute": 60 * suites / median})
+    return pd.DataFrame(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
+    print(hierarchical(repeats).to_string(index=False, float_format="{:.4g}".format))
     rows = [
         relative(10_000, 10, repeats),
-        frontier_bootstrap(1_000, 50, repeats),
         surface(4_000, 10, repeats),
     ]
     table = pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Training against PyTorch: tokens per second of `relscale.model.training.train_step` and of Hugging Face's Qwen3 in eager mode.
+"""Training against PyTorch: tokens per second of `relscale.model.training.train_step` and of Hugging Face's Qwen3, eager or compiled.
 
 Each side is a process of its own that compiles, warms up and then trains for a slice of time whenever
 it is asked, so the two alternate within one run, on the same cores, shapes and environment. The last
@@ -8,7 +8,8 @@ part runs two pinned single-threaded processes of each side, as a sweep does.
 
 PyTorch's side is the usual loop: forward in float32 with its own attention kernel, cross-entropy,
 backward, clipping of the global norm at 1, AdamW in one fused kernel (`--plain-adamw`: the default
-loop over tensors). Ours is C-AdamC, whose mask makes a second pass over the update.
+loop over tensors). Ours is C-AdamC, whose mask makes a second pass over the update. `--anchors eager,compiled` puts the
+same loop beside ours twice, as it stands and through `torch.compile`, which needs a C++ compiler.
 
 Other work on the machine moves wall times, and threads that wait for each other most of all: trust rows
 whose `load_average` is about that of the benchmark alone (2), and under load the processor time of a
@@ -17,6 +18,7 @@ step in the rows of the sweep, `*_cpu_ms_per_step`.
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import platform
@@ -66,8 +68,8 @@ def start_relscale(shape: tuple[int, ...], head_dim: int, threads: int):
     return step, lambda: product(square, square).block_until_ready(), flops
 
 
-def start_torch(shape: tuple[int, ...], head_dim: int, threads: int, fused: bool):
-    """The same in PyTorch, with the model of `transformers`."""
+def start_torch(shape: tuple[int, ...], head_dim: int, threads: int, fused: bool, compiled: bool):
+    """The same in PyTorch, with the model of `transformers`, as it stands or through `torch.compile`."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -91,9 +93,14 @@ def start_torch(shape: tuple[int, ...], head_dim: int, threads: int, fused: bool
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused or None)
     tokens = torch.randint(vocab, (batch, seq + 1))
 
-    def step() -> float:
+    def loss_of(tokens):
         logits = model(input_ids=tokens[:, :-1]).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+
+    forward = torch.compile(loss_of) if compiled else loss_of
+
+    def step() -> float:
+        loss = forward(tokens)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -111,7 +118,9 @@ def serve(options: argparse.Namespace) -> None:
         step, product, flops = start_relscale(shape, options.head_dim, options.threads)
     else:
         fused = not options.plain_adamw
-        step, product, flops = start_torch(shape, options.head_dim, options.threads, fused)
+        step, product, flops = start_torch(
+            shape, options.head_dim, options.threads, fused, options.compile
+        )
     first = step()
     for _ in range(2):
         step(), product()
@@ -141,7 +150,7 @@ def _faults() -> int:
 class Worker:
     """One side in a process of its own, pinned to its cores."""
 
-    def __init__(self, side: str, shape: tuple[int, ...], cores: list[int], options):
+    def __init__(self, side: str, shape: tuple[int, ...], cores: list[int], anchor: str, options):
         environment = os.environ | options.environment
         threads = len(cores)
         flags = environment["XLA_FLAGS"].split()
@@ -158,6 +167,7 @@ class Worker:
                 *("--worker", side, "--shape", ",".join(map(str, shape))),
                 *("--threads", str(threads), "--head-dim", str(min(options.head_dim, shape[0]))),
                 *(["--plain-adamw"] if options.plain_adamw else []),
+                *(["--compile"] if anchor == "compiled" else []),
             ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -183,10 +193,20 @@ class Worker:
         self.process.wait()
 
 
-def measure(name: str, way: str, cores: list[list[int]], options) -> dict:
+def processor_name() -> str:
+    """The processor, as the system calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def measure(name: str, way: str, cores: list[list[int]], anchor: str, options) -> dict:
     """One row: both sides on one shape, alternating, one process for each entry of `cores`."""
     shape = SHAPES[name]
-    workers = {side: [Worker(side, shape, c, options) for c in cores] for side in SIDES}
+    workers = {side: [Worker(side, shape, c, anchor, options) for c in cores] for side in SIDES}
     ready = {side: [w.answer() for w in workers[side]] for side in SIDES}
     rates = {(side, what): [] for side in SIDES for what in ("step", "gemm")}
     faults, cpu = {side: [] for side in SIDES}, {side: [] for side in SIDES}
@@ -213,6 +233,7 @@ def measure(name: str, way: str, cores: list[list[int]], options) -> dict:
     row = {
         "shape": name,
         "way": way,
+        "anchor": anchor,
         "hidden": hidden,
         "layers": layers,
         "vocab": vocab,
@@ -232,7 +253,7 @@ def measure(name: str, way: str, cores: list[list[int]], options) -> dict:
         row[f"{side}_gemm_gflops"] = round(2 * GEMM**3 * median[side, "gemm"] / 1e9, 1)
         row[f"{side}_cpu_ms_per_step"] = round(1e3 * statistics.median(cpu[side]), 2)
         row[f"{side}_faults_per_step"] = round(statistics.median(faults[side]))
-    return row | {"load_average": round(os.getloadavg()[0], 2)}
+    return row | {"load_average": round(os.getloadavg()[0], 2), "processor": processor_name()}
 
 
 def main() -> None:
@@ -250,7 +271,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a slice")
     parser.add_argument("--head-dim", type=int, default=64, help="width of a head, at most hidden")
     parser.add_argument("--plain-adamw", action="store_true", help="PyTorch's AdamW by tensors")
+    parser.add_argument(
+        "--anchors", default="eager", help="PyTorch's loop: eager, compiled or both"
+    )
     parser.add_argument("--csv", type=Path, help="write the rows here")
+    parser.add_argument("--compile", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--shape", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, help=argparse.SUPPRESS)
@@ -273,31 +298,32 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))[:2]
     versions = found.stdout.split()
     print(
-        f"{platform.machine()}, cores {cores}, load {os.getloadavg()[0]:.2f}; jax {jax.__version__}, "
+        f"{processor_name()}, cores {cores}, load {os.getloadavg()[0]:.2f}; jax {jax.__version__}, "
         f"torch {versions[0]}, transformers {versions[1]}; both with {WORKER_ENVIRONMENT['GLIBC_TUNABLES']}"
     )
     print(
-        f"{'shape':>6} {'way':>8} {'relscale':>12} {'torch':>12} {'ratio':>6} {'(range)':>13}"
+        f"{'shape':>6} {'way':>8} {'anchor':>8} {'relscale':>12} {'torch':>12} {'ratio':>6} {'(range)':>13}"
         f" {'GFLOP/s':>15} {'GEMM limit':>15} {'faults/step':>15} {'load':>5}"
     )
     rows = []
     ways = {"threads": [cores], "sweep": [[core] for core in cores]}
-    for way in options.ways.split(","):
-        for name in options.shapes.split(","):
-            row = measure(name, way, ways[way], options)
-            rows.append(row)
-            if options.csv:  # after each row, so that an early end loses no row
-                _write(options.csv, rows)
-            pair = [
-                f"{row[f'relscale_{what}']:>7} {row[f'torch_{what}']:>7}"
-                for what in ("gflops", "gemm_gflops", "faults_per_step")
-            ]
-            print(
-                f"{name:>6} {way:>8} {row['relscale_tokens_per_s']:>8} t/s {row['torch_tokens_per_s']:>8} t/s"
-                f" {row['ratio']:>6.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
-                f" {' '.join(pair)} {row['load_average']:>5}",
-                flush=True,
-            )
+    for way, anchor, name in itertools.product(
+        options.ways.split(","), options.anchors.split(","), options.shapes.split(",")
+    ):
+        row = measure(name, way, ways[way], anchor, options)
+        rows.append(row)
+        if options.csv:  # after each row, so that an early end loses no row
+            _write(options.csv, rows)
+        pair = [
+            f"{row[f'relscale_{what}']:>7} {row[f'torch_{what}']:>7}"
+            for what in ("gflops", "gemm_gflops", "faults_per_step")
+        ]
+        print(
+            f"{name:>6} {way:>8} {anchor:>8} {row['relscale_tokens_per_s']:>8} t/s {row['torch_tokens_per_s']:>8} t/s"
+            f" {row['ratio']:>6.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f})"
+            f" {' '.join(pair)} {row['load_average']:>5}",
+            flush=True,
+        )
 
 
 def _write(path: Path, rows: list[dict]) -> None:

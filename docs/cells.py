@@ -3,7 +3,6 @@
 import base64
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
@@ -71,8 +70,10 @@ def show_cell(cell, keep_exports: bool, heading: str) -> bool:
     }
     if options.get("include") == "false":
         return False
-    if not keep_exports and cell["directives_"].keys() & {"export", "exporti"}:
-        return False
+    if cell["directives_"].keys() & {"export", "exporti"}:
+        if not keep_exports:
+            return False
+        cell["metadata"]["exported"] = True
     lines = cell["source"].split("\n")
     while lines and DIRECTIVE.match(lines[0]):
         lines.pop(0)
@@ -117,94 +118,3 @@ def image_bytes(mime: str, content: str | list[str]) -> bytes:
     """The file that an image output holds."""
     text = join(content)
     return text.encode() if mime == "image/svg+xml" else base64.b64decode(text)
-
-
-class TableReader(HTMLParser):
-    """Rows of the first table of an HTML text, with row and column spans filled in."""
-
-    def __init__(self):
-        super().__init__()
-        self.head, self.body, self.notes = [], [], []
-        self.row, self.cell, self.note = None, None, None
-        self.spans: dict[int, tuple[int, str]] = {}
-        self.in_head = self.hidden = False
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        if tag == "thead":
-            self.in_head = True
-        elif tag == "tr":
-            self.row = []
-        elif tag in ("td", "th") and self.row is not None:
-            self.cell, self.width = "", int(attrs.get("colspan") or 1)
-            self.height = int(attrs.get("rowspan") or 1)
-        elif tag in ("caption", "p"):
-            self.note = ""
-        elif tag == "style":
-            self.hidden = True
-        elif tag == "br":
-            self.handle_data(" ")
-
-    def fill(self):
-        """Repeat the cells that reach down from rows above."""
-        while len(self.row) in self.spans:
-            left, text = self.spans.pop(len(self.row))
-            if left > 1:
-                self.spans[-len(self.row) - 1] = (left - 1, text)
-            self.row.append(text)
-
-    def handle_endtag(self, tag):
-        if tag == "thead":
-            self.in_head = False
-        elif tag in ("td", "th") and self.cell is not None:
-            self.fill()
-            text = " ".join(self.cell.split())
-            for _ in range(self.width):
-                if self.height > 1:
-                    self.spans[-len(self.row) - 1] = (self.height - 1, text)
-                self.row.append(text)
-            self.cell = None
-        elif tag == "tr" and self.row is not None:
-            self.fill()
-            (self.head if self.in_head else self.body).append(self.row)
-            self.row = None
-            # Negative keys wait for the next row, so that a cell never repeats in its own.
-            self.spans = {-k - 1 if k < 0 else k: v for k, v in self.spans.items()}
-        elif tag in ("caption", "p") and self.note is not None:
-            self.notes.append(" ".join(self.note.split()))
-            self.note = None
-        elif tag == "style":
-            self.hidden = False
-
-    def handle_data(self, data):
-        if self.cell is not None:
-            self.cell += data
-        elif self.note is not None and not self.hidden:
-            self.note += data
-
-
-def table_markdown(html: str) -> str | None:
-    """A pipe table from an HTML table, or None when it holds none that can be shown so."""
-    table = TableReader()
-    table.feed(html)
-    rows = table.head + table.body
-    if (
-        not table.body
-        or len({len(row) for row in rows}) != 1
-        or "<table" in html.split("<table", 1)[1]
-    ):
-        return None
-    # Several header rows (names of levels and of the index) become one.
-    head = [" ".join(dict.fromkeys(filter(None, names))) for names in zip(*table.head, strict=True)]
-    head = head or [""] * len(rows[0])
-    number = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?%?|nan|inf|…|\.\.\.|", re.IGNORECASE)
-    marks = [
-        "---:" if all(number.fullmatch(v) for v in column) else "---"
-        for column in zip(*table.body, strict=True)
-    ]
-    lines = [
-        "| " + " | ".join(re.sub(r"[|*<]", r"\\\g<0>", v) for v in row) + " |"
-        for row in (head, *table.body)
-    ]
-    lines.insert(1, "|" + "|".join(marks) + "|")
-    return "\n\n".join(["\n".join(lines), *filter(None, table.notes)])

@@ -1,10 +1,12 @@
 """Walk every link of the built site: each file, and each place in a file, that a page points to must be there."""
 
+import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+CODE = re.compile(r"<pre\b.*?</pre>", re.DOTALL)  # most of a page, and without links
 TARGETS = {
     "a": "href",
     "link": "href",
@@ -21,7 +23,7 @@ class Page(HTMLParser):
     def __init__(self, path: Path):
         super().__init__()
         self.places, self.targets = set(), []
-        self.feed(path.read_text(encoding="utf-8"))
+        self.feed(CODE.sub("", path.read_text(encoding="utf-8")))
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)

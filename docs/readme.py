@@ -9,43 +9,11 @@ import re
 import sys
 from pathlib import Path
 
-from cells import NO_INPUT, image_bytes, join, read_shown, relink, table_markdown
-from nbconvert.exporters import MarkdownExporter
-from traitlets.config import Config
+from build import settings_of
+from pages import make_page
 
 ROOT = Path(__file__).resolve().parent.parent
-EXTENSIONS = {
-    "image/png": "png",
-    "image/jpeg": "jpg",
-    "image/svg+xml": "svg",
-    "image/gif": "gif",
-}
-NO_INPUT_CONFIG = Config(
-    {"TagRemovePreprocessor": {"enabled": True, "remove_input_tags": {NO_INPUT}}}
-)
 NOTICE = "<!-- Made from {source} by docs/readme.py: edit the notebook, then run `make readme`. -->"
-
-
-def plain_output(output, take_image) -> None:
-    """Leave one form of an output, one that GitHub and PyPI both show."""
-    data = output.get("data")
-    if data is None:
-        return
-    for mime in EXTENSIONS:
-        if mime in data:
-            content = image_bytes(mime, data[mime])
-            output["data"] = {"text/markdown": take_image(mime, content, output.metadata["alt"])}
-            return
-    table = (
-        table_markdown(join(data["text/html"]))
-        if "<table" in join(data.get("text/html", ""))
-        else None
-    )
-    markdown = table or join(data.get("text/markdown", ""))
-    if markdown:
-        output["data"] = {"text/markdown": markdown}
-    else:
-        output["data"] = {"text/plain": join(data.get("text/plain", ""))}
 
 
 def make_readme(
@@ -62,33 +30,20 @@ def make_readme(
     images
         Folder below `root` for the pictures.
     """
-    shown = read_shown(notebook, keep_exports=False)
+    settings = settings_of(root)
+    site = settings["doc_host"] + settings["doc_baseurl"]
     home = notebook.resolve().parent.relative_to(root.resolve()).as_posix()
-    files: dict[str, bytes] = {}
-
-    def take_image(mime: str, content: bytes, alt: str) -> str:
-        path = f"{images}/{notebook.stem}_{len(files) + 1}.{EXTENSIONS[mime]}"
-        files[path] = content
-        return f"![{alt}]({path})"
 
     def from_root(target: str) -> str:
+        if re.match(r"(reference/|chapters\.md)", target):  # made with the site, and only there
+            return f"{site}/{re.sub(r'[.]md(?=#|$)', '.html', target)}"
         return posixpath.normpath(posixpath.join(home, target))
 
-    for cell in shown.cells:
-        if cell.cell_type == "markdown":
-            cell.source = relink(cell.source, from_root)
-            for name, bundle in cell.pop("attachments", {}).items():
-                mime, content = next(iter(bundle.items()))
-                picture = take_image(mime, image_bytes(mime, content), name)
-                path = picture.removeprefix(f"![{name}](").removesuffix(")")
-                cell.source = cell.source.replace(f"attachment:{name}", path)
-        for output in cell.get("outputs", []):
-            plain_output(output, take_image)
-    body, _ = MarkdownExporter(config=NO_INPUT_CONFIG).from_notebook_node(shown)
-    body = re.sub(r"[ \t]+$", "", body, flags=re.MULTILINE)
+    page = make_page(notebook, link=from_root, images=images, for_site=False)
+    body = re.sub(r"[ \t]+$", "", page.text, flags=re.MULTILINE)
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     source = posixpath.join(home, notebook.name)
-    return f"{NOTICE.format(source=source)}\n\n{body}\n", files
+    return f"{NOTICE.format(source=source)}\n\n{body}\n", page.files
 
 
 def stale(notebook: Path, root: Path) -> list[str]:

@@ -1,129 +1,138 @@
-"""The page of every public name, nbs/reference.qmd, from the modules' own text: nothing is imported.
+"""The pages of the reference: one a module, made of the modules' own text by mkdocstrings; nothing is imported."""
 
-`python docs/reference.py` writes it, `python docs/reference.py --check` says whether it is stale.
-"""
-
-import argparse
 import ast
-import html
 import re
-import sys
 from pathlib import Path
 
-from build import nav_files, nav_of, sidebar
+from cells import join, read_shown
+from pages import fenced, printed
 
-ROOT = Path(__file__).resolve().parent.parent
-CELL = re.compile(r"^# %% (?:\.\./)+nbs/(\S+)\.ipynb", re.MULTILINE)
+CHAPTER = re.compile(r"^# %% (?:\.\./)+nbs/(\S+)\.ipynb", re.MULTILINE)
+EXAMPLE_LINES = 16
+PRIVATE = re.compile(r"(?<![\w.])_[a-z]\w+")
+CHECK = re.compile(r"\s*(assert|test_\w+\()")
 HEAD = """---
-title: Reference
+search:
+  boost: 2
 ---
 
-Every public name, by module: each leads to the chapter that makes it, where its code stands. What folds out is the rest
-of its docstring; `help(name)` shows the same in Python.
+"""
+INDEX = """# Reference
+
+`import relscale as rs` costs nothing: each of these names is imported when it is first used. All else is reached by its
+module, as in `rs.laws.intervals.t_critical`, and has its page in the list of modules below.
+
+## The front door
+
+| call | does |
+|---|---|
+{door}
+
+## Modules
+
+| module | is about |
+|---|---|
+{modules}
 """
 
 
-def short(text: str) -> str:
-    """The first paragraph of a docstring, safe in Markdown."""
-    line = " ".join((text or "").split("\n\n")[0].split())
-    return line.replace("<", "&lt;")
+def module_name(path: Path, root: Path) -> str:
+    """`relscale/laws/relative.py` as `laws.relative`."""
+    return ".".join(path.relative_to(root / "relscale").with_suffix("").parts)
 
 
-def signature(node: ast.AST) -> str:
-    """`(arguments)`, defaults and types left out; nothing for a class."""
-    if isinstance(node, ast.ClassDef):
-        return ""
-    given = node.args
-    names = [a.arg for a in (*given.posonlyargs, *given.args)]
-    names += [f"*{given.vararg.arg}"] if given.vararg else ["*"] if given.kwonlyargs else []
-    names += [a.arg for a in given.kwonlyargs] + ([f"**{given.kwarg.arg}"] if given.kwarg else [])
-    return f"({', '.join(name for name in names if name not in ('self', 'cls'))})"
+def first_paragraph(node: ast.AST) -> str:
+    """The first paragraph of a docstring, in one line that a table holds."""
+    line = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+    return line.replace("<", "&lt;").replace("|", "\\|")
 
 
-def members(node: ast.ClassDef) -> list[str]:
-    """Fields of a class with their types, defaults and lines, then its methods with their first lines."""
-    fields, methods = [], []
-    for each, after in zip(node.body, [*node.body[1:], None], strict=True):
-        if isinstance(each, ast.AnnAssign) and not each.target.id.startswith("_"):
-            fields.append(ast.unparse(each))
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                fields.append(f"    {short(after.value.value)}")
-        elif isinstance(each, ast.FunctionDef) and not each.name.startswith("_"):
-            calls = (
-                ""
-                if any("property" in ast.unparse(d) for d in each.decorator_list)
-                else signature(each)
+def public(tree: ast.Module) -> list[ast.AST]:
+    """Public functions and classes of a module."""
+    kinds = ast.FunctionDef | ast.ClassDef
+    return [n for n in tree.body if isinstance(n, kinds) and not n.name.startswith("_")]
+
+
+def read_modules(root: Path) -> dict[str, tuple[str, ast.Module]]:
+    """Chapter and text of each module that has public names."""
+    found = {}
+    for path in sorted((root / "relscale").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        chapter, tree = CHAPTER.search(text), ast.parse(text)
+        if chapter and public(tree):
+            found[module_name(path, root)] = (f"{chapter[1]}.ipynb", tree)
+    return found
+
+
+def door(root: Path) -> dict[str, str]:
+    """Module of each name of the front door, read and not imported."""
+    tree = ast.parse((root / "relscale/__init__.py").read_text(encoding="utf-8"))
+    (block,) = [n for n in tree.body if isinstance(n, ast.If)]
+    return {a.name: n.module.removeprefix("relscale.") for n in block.body for a in n.names}
+
+
+def example(notebook: Path) -> str:
+    """The first short example of a chapter that prints something, with what it prints; empty where none does."""
+    for cell in read_shown(notebook, keep_exports=False).cells:
+        outputs = cell.get("outputs", [])
+        printing = [o for o in outputs if "text" in o or set(o.get("data", {})) == {"text/plain"}]
+        if cell.cell_type != "code" or len(printing) != len(outputs) or not printing:
+            continue
+        if PRIVATE.search(cell.source) or CHECK.match(cell.source) or not cell.source:
+            continue
+        if cell.source.count("\n") < EXAMPLE_LINES:
+            shown = "\n".join(
+                join(o["text"] if "text" in o else o["data"]["text/plain"]) for o in printing
             )
-            methods += [f".{each.name}{calls}", f"    {short(ast.get_docstring(each))}"]
-    named = (("Fields", fields), ("Methods", methods))
-    return [
-        line for title, lines in named if lines for line in (title, "-" * len(title), *lines, "")
+            return f"{fenced(cell.source, 'python')}\n\n{printed(shown)}"
+    return ""
+
+
+def module_page(name: str, chapter: str, tree: ast.Module, nbs: Path, at_door: set[str]) -> str:
+    """The page of one module: its line, the chapter, an example, and every public name, those of the door first."""
+    title = re.search(r"# +(.+)", join(read_shown(nbs / chapter).cells[0].source))[1]
+    own = any("Examples\n" in (ast.get_docstring(node) or "") for node in public(tree))
+    shown = "" if own else example(nbs / chapter)
+    names = sorted((node.name for node in public(tree)), key=lambda each: each not in at_door)
+    parts = [
+        f"{HEAD}# relscale.{name}",
+        first_paragraph(tree) + ".",
+        f"The chapter [{title}](../{chapter.removesuffix('.ipynb')}.md) explains it, with its source.",
+        f"From the chapter:\n\n{shown}" if shown else "",
+        *(f"::: relscale.{name}.{each}" for each in names),
     ]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def more(node: ast.AST) -> str:
-    """Types and defaults of what a name takes, and its docstring after the first paragraph."""
-    rest = (ast.get_docstring(node) or "").partition("\n\n")[2]
-    if isinstance(node, ast.ClassDef):
-        lines = [rest, "", *members(node)]
-    else:
-        returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-        lines = [f"{node.name}({ast.unparse(node.args)}){returns}", "", rest]
-    return "\n".join(lines).strip()
+def index_page(root: Path, modules: dict[str, tuple[str, ast.Module]]) -> str:
+    """The page that leads to all others: names of the door, then modules."""
+    lines = []
+    for name, home in door(root).items():
+        (node,) = [
+            n
+            for n in modules.get(home, ("", ast.parse("")))[1].body
+            if getattr(n, "name", "") == name
+        ] or [None]
+        said = first_paragraph(node) if node else "A suite or setting of the package."
+        place = f"{home}.md#relscale.{home}.{name}" if node else f"{home}.md"
+        lines.append(f"| [`rs.{name}`]({place}) | {said} |")
+    rows = [
+        f"| [`relscale.{name}`]({name}.md) | {first_paragraph(tree)} |"
+        for name, (_, tree) in modules.items()
+    ]
+    return INDEX.format(door="\n".join(lines), modules="\n".join(rows))
 
 
-def module_entries(path: Path) -> tuple[str, list[tuple[str, ast.AST]]]:
-    """The module's line, and (chapter, definition) of each public function and class."""
-    text = path.read_text(encoding="utf-8")
-    tree = ast.parse(text)
-    places = [(text.count("\n", 0, found.start()) + 1, found[1]) for found in CELL.finditer(text)]
-    entries = []
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-            entries.append(([name for line, name in places if line <= node.lineno][-1], node))
-    return short(ast.get_docstring(tree)), entries
-
-
-def entry(chapter: str, node: ast.AST) -> str:
-    """A name as a paragraph, and what folds out below it."""
-    taken = f"`{signature(node)}`" if signature(node) else ""
-    said = f"[`{node.name}`]({chapter}.ipynb){taken}<br>\n{short(ast.get_docstring(node))}\n"
-    if not (text := more(node)):
-        return said
-    text = html.escape(text, quote=False).replace("\n", "&#10;")  # one line: no Markdown within
-    label = "fields and methods" if isinstance(node, ast.ClassDef) else "types and returns"
-    return f"{said}\n<details><summary>{label}</summary><pre>{text}</pre></details>\n"
-
-
-def reading_order(root: Path) -> list[str]:
-    """Notebooks in the order of the site."""
-    return nav_files(nav_of(sidebar(root / "_quarto.yml")))
-
-
-def make_reference(root: Path) -> str:
-    """The page's text."""
-    modules = {}
-    for path in root.glob("relscale/**/*.py"):
-        if not path.name.startswith("_") and (entries := module_entries(path))[1]:
-            modules[".".join(path.relative_to(root).with_suffix("").parts)] = entries
-    order = {name: place for place, name in enumerate(reading_order(root))}
-    parts = [HEAD]
-    for name, (line, entries) in sorted(
-        modules.items(), key=lambda item: order[f"{item[1][1][0][0]}.ipynb"]
-    ):
-        parts += [f"## {name}\n\n{line}\n", *(entry(*each) for each in entries)]
-    return "\n".join(parts).rstrip() + "\n"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true")
-    page, text = ROOT / "nbs/reference.qmd", make_reference(ROOT)
-    if not parser.parse_args().check:
-        page.write_text(text, encoding="utf-8")
-    elif not page.exists() or page.read_text(encoding="utf-8") != text:
-        sys.exit("nbs/reference.qmd: stale: run `make readme`, and commit it")
-
-
-if __name__ == "__main__":
-    main()
+def write_reference(root: Path, target: Path, order: list[str]) -> dict[str, str]:
+    """Write all pages below `target`; the page of each module, in the order of the chapters."""
+    place = {chapter: k for k, chapter in enumerate(order)}
+    modules = dict(
+        sorted(read_modules(root).items(), key=lambda each: place.get(each[1][0], len(order)))
+    )
+    at_door = set(door(root))
+    target.mkdir(parents=True)
+    (target / "index.md").write_text(index_page(root, modules), encoding="utf-8")
+    for name, (chapter, tree) in modules.items():
+        page = module_page(name, chapter, tree, root / "nbs", at_door)
+        (target / f"{name}.md").write_text(page, encoding="utf-8")
+    return {name: f"reference/{name}.md" for name in modules}

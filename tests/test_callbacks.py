@@ -1,15 +1,31 @@
 """Callbacks write what a run logged, read back by the tools' own readers."""
 
+import contextlib
+import functools
+import importlib.util
 import json
+import pickle
 import struct
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from relscale.core import UserError
-from relscale.model.callbacks import bar_callback, rate_meter, tensorboard_callback, wandb_callback
-from relscale.plan.cost import TPU_V5P, Chip
-from relscale.plan.recipes import SMALL, plan_run, run_flops
+from relscale.cli import main
+from relscale.core import Preempted, UserError
+from relscale.model.callbacks import (
+    Trackers,
+    TrackerWarning,
+    _harmless,
+    bar_callback,
+    rate_meter,
+    tensorboard_callback,
+    wandb_callback,
+)
+from relscale.plan.chips import TPU_V5P, Chip
+from relscale.plan.recipes import SMALL, plan_isoflop, plan_run, run_flops, save_plan
+from relscale.sweep.suite import _followed, suite_job, train_run
 
 RUN = plan_run(1e11, 32, SMALL)
 ROWS = [
@@ -50,6 +66,79 @@ def test_tensorboard_reads_what_was_logged(tmp_path):
     seen = [(event.step, event.value) for event in events.Scalars("train/loss_nats")]
     np.testing.assert_allclose(seen, [(r["step"], r["loss_nats"]) for r in ROWS], rtol=1e-6)
     assert [event.step for event in events.Scalars("train/utilisation")] == [40, 60]
+    with tensorboard_callback(
+        tmp_path
+    ) as write:  # resumed from step 20: the old 40 and 60 are void
+        write(ROWS[1] | {"loss_nats": 9.0})
+    events = reader.EventAccumulator(str(tmp_path)).Reload()
+    seen = [(event.step, event.value) for event in events.Scalars("train/loss_nats")]
+    assert seen == [(20, pytest.approx(ROWS[0]["loss_nats"])), (40, 9.0)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "missing", "says"),
+    [
+        (["--tensorboard"], "tensorboardX", "relscale[tensorboard]"),
+        (["--wandb", "p", "--wandb-offline"], "wandb", "relscale[wandb]"),
+        (["--wandb", "p"], None, "wandb login"),
+        (["--wandb-offline"], None, "--wandb PROJECT"),
+        (["--wandb", "a/b/c"], None, "ENTITY/PROJECT"),
+    ],
+)
+@pytest.mark.parametrize("command", ["study", "sweep", "train"])
+def test_what_cannot_log_is_one_line_before_any_work(
+    arguments, missing, says, command, tmp_path, monkeypatch, capsys
+):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda m: None if m == missing else found(m))
+    if says == "wandb login":
+        wandb = pytest.importorskip("wandb", reason="extra `wandb` is not installed")
+        monkeypatch.setattr(wandb, "login", lambda **_: False)
+        monkeypatch.delenv("WANDB_MODE", raising=False)
+    (tmp_path / "plan.json").write_text(save_plan(plan_isoflop((8e9,), SMALL)))
+    store, plan = tmp_path / "store", str(tmp_path / "plan.json")
+    to = {"study": ["--out", store], "sweep": [plan, "--store", store]}
+    to["train"] = [plan, RUN.run_id, "--store", store]
+    assert main([command, *map(str, to[command]), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert says in said and said.count("\n") == 1 and not store.exists()
+
+
+def test_the_trackers_travel_with_the_job_and_cost_no_run(tmp_path):
+    """As pickle carries it to a worker, wherever that is; and with a mesh bound to it, as on many hosts."""
+    card = {"corpora": [], "stores": {}, "tokenizer": ""}
+    job = suite_job(tmp_path, card, trackers=Trackers("team/p", wandb_offline=True))
+    there = pickle.loads(pickle.dumps(job))
+    bound = functools.partial(there.train, mesh=None)
+    assert bound.keywords["trackers"] == Trackers("team/p", True) and bound.func is train_run
+
+    @contextlib.contextmanager
+    def broken():
+        yield lambda row: 1 / 0
+
+    with warnings.catch_warnings(record=True) as caught, _harmless("run a: wandb", broken()) as log:
+        warnings.simplefilter("always")
+        for row in ROWS:
+            log(row)
+    assert [w.category for w in caught] == [TrackerWarning]
+    with pytest.raises(KeyboardInterrupt), _harmless("run a", broken()):
+        raise KeyboardInterrupt
+
+
+def test_in_a_bucket_the_files_of_trackers_arrive_however_training_ends(tmp_path):
+    pytest.importorskip("tensorboardX", reason="writes the files: extra `tensorboard`")
+    kept = {}
+    store = SimpleNamespace(local=None, url="s3://b/suite")
+    store.put_file = lambda name, path: kept.update({name: path.read_bytes()})
+    attempt = SimpleNamespace(run=RUN, store=store, job=SimpleNamespace(inputs={}))
+    with (
+        pytest.raises(Preempted),
+        _followed(attempt, Trackers(tensorboard=True)) as callbacks,
+    ):
+        callbacks[0](ROWS[0])
+        raise Preempted("asked to end")
+    (name,) = kept
+    assert name.startswith(f"tensorboard/{RUN.run_id}/events") and len(kept[name]) > 100
 
 
 def wandb_records(content: bytes):

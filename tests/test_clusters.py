@@ -337,3 +337,29 @@ def test_a_call_gives_its_cores_back(tmp_path, monkeypatch):
     with clusters.pinned(1) as cores:
         assert len(cores) == 1 and os.sched_getaffinity(0) == cores
     assert os.sched_getaffinity(0) == before
+
+
+def test_a_worker_that_is_slow_to_go_is_no_error(monkeypatch):
+    """Dask raises a TimeoutError without a word when a killed worker is not gone soon enough; the work is done by then."""
+    pytest.importorskip("distributed", reason="needs the extra `dask`")
+    from distributed.nanny import WorkerProcess
+
+    raised, kill = [], WorkerProcess.kill
+
+    async def hurried(self, timeout=5, **told):
+        """Dask's own way to end a worker, which has a millisecond for it."""
+        try:
+            await kill(self, timeout=1e-3, **told)
+        except TimeoutError as error:
+            raised.append(str(error))
+            raise
+
+    monkeypatch.setattr(WorkerProcess, "kill", hurried)
+    with ray_dask.dask_executor(1, environment=ENVIRONMENT) as executor:
+        worker = executor.submit(os.getpid).result(60)
+    assert raised == [""]  # it was raised, and it has no word
+    for _ in range(200):
+        if not Path(f"/proc/{worker}").exists():
+            break
+        time.sleep(0.05)
+    assert not Path(f"/proc/{worker}").exists()

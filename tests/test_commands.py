@@ -1,19 +1,22 @@
 """Flags and choices into what the library is given: nothing here trains."""
 
+import importlib.util
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 
 from relscale import __version__, train_commands
 from relscale.cli import main
 from relscale.core import UserError
-from relscale.plan.recipes import SMALL, plan_isoflop, save_plan
+from relscale.plan.recipes import SMALL, load_plan, plan_isoflop
 from relscale.study import StudyConfig, draw_study, study_plan
 from relscale.sweep.leases import LeaseRule
 from relscale.sweep.prepare import TextConfig
 from relscale.sweep.store import connect
 from relscale.sweep.suite import fill_mixtures, settle
+from relscale.tables import read_table, write_table
 from relscale.train_commands import LeaseChoices, PlanCommand, QuestionChoices, TrainCommand
 
 
@@ -59,7 +62,7 @@ def test_a_store_takes_more_runs_and_no_others(tmp_path):
     grown = plan_isoflop((3.9e10, 7e10), SMALL)
     settle(store, grown, TextConfig())
     before = store.find("plan.json").content
-    assert before == save_plan(grown).encode()
+    assert load_plan(before.decode()) == grown
     other = plan_isoflop((3.9e10,), SMALL, mixture=(("code", 1.0),))
     with pytest.raises(UserError, match="holds another run"):
         settle(store, other, TextConfig())
@@ -104,7 +107,24 @@ def test_the_laws_of_a_study_follow_its_choices(tmp_path, monkeypatch):
 
     monkeypatch.setattr("relscale.analysis.analyse", analyse)
     monkeypatch.setattr("relscale.tables.read_table", lambda path: None)
-    config = StudyConfig(baseline="docs", interval="wild", n_bootstrap=500, seed=3)
+    config = StudyConfig(baseline="docs", interval="pairs", n_bootstrap=500, seed=3)
     with pytest.raises(UserError, match="seen"):
         draw_study(tmp_path, config)
-    assert asked == [{"baseline": "docs", "interval": "wild", "n_bootstrap": 500, "seed": 3}]
+    assert asked == [
+        {"baseline": "docs", "interval": "pairs", "n_bootstrap": 500, "random_seed": 3}
+    ]
+
+
+def test_parquet_without_its_extra_is_one_line(tmp_path, monkeypatch, capsys):
+    """The base install reads and writes all but Parquet; neither way leaves or passes over anything."""
+    table, path = pd.DataFrame({"run_id": ["a"], "loss": [3.0]}), tmp_path / "t.parquet"
+    write_table(table, path)
+    found = importlib.util.find_spec
+    hide = lambda name: None if name == "pyarrow" else found(name)  # noqa: E731
+    monkeypatch.setattr(importlib.util, "find_spec", hide)
+    for use in (lambda: read_table(path), lambda: write_table(table, tmp_path / "u.parquet")):
+        with pytest.raises(UserError, match=r"pip install 'relscale\[parquet\]'"):
+            use()
+    assert main(["fit", str(path), "--baseline", "x"]) == 2
+    assert "relscale[parquet]" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["t.parquet"]

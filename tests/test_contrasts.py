@@ -7,7 +7,6 @@ import pytest
 from relscale.core import UserError
 from relscale.laws.contrasts import (
     CovariateFit,
-    compare_fits,
     fieller,
     find_crossings,
     fit_covariate,
@@ -123,45 +122,6 @@ def test_covariate_refuses_what_it_cannot_use():
             fit_covariate(fit, bad)
 
 
-def test_comparison_of_power_laws_finds_no_difference_and_units_drop_out():
-    rows = suite({"a": (1.2, -0.02), "b": (0.9, 0.01)}, noise=0.0)
-    table = compare_fits(rows, baseline="base").summary()
-    np.testing.assert_allclose(
-        table["delta_beta"], table["difference_of_exponents"], rtol=0, atol=1e-9
-    )
-    # exact power laws: saturating fits find a floor of zero, and both ways are one curve
-    np.testing.assert_allclose(table["slope_start"], table["delta_beta"], atol=2e-4)
-    noisy = suite({"a": (1.2, -0.02)}, noise=0.01)
-    ours = compare_fits(noisy, baseline="base").summary()
-    bits = compare_fits(noisy.assign(value=noisy["value"] * 7), baseline="base").summary()
-    assert ours.at["a", "delta_beta"] == pytest.approx(bits.at["a", "delta_beta"], abs=1e-12)
-    assert ours.at["a", "difference_of_exponents"] == pytest.approx(
-        ours.at["a", "delta_beta"], abs=1e-9
-    )
-
-
-def test_known_floors_are_kept():
-    flops = np.geomspace(1e18, 1e21, 8)
-    rows = pd.concat(
-        [
-            pd.DataFrame(
-                {"group": "base", "train_flops": flops, "value": 2 * (flops / 1e18) ** -0.05}
-            ),
-            pd.DataFrame(
-                {"group": "a", "train_flops": flops, "value": 0.7 + 1.1 * (flops / 1e18) ** -0.1}
-            ),
-        ]
-    )
-    table = compare_fits(rows, baseline="base", floors={"base": 0.0, "a": 0.7}).summary()
-    error = 0.7 + 1.1 * np.array([1, 1e3]) ** -0.1
-    local = -0.1 * (1 - 0.7 / error) + 0.05  # d log E / d log F, less the baseline's
-    np.testing.assert_allclose(
-        table.loc["a", ["slope_start", "slope_end"]].astype(float), local, atol=1e-6
-    )
-    with pytest.raises(UserError, match="floors lack 'a'"):
-        compare_fits(rows, baseline="base", floors={"base": 0.0})
-
-
 def test_crossings_by_draws_do_not_depend_on_who_is_the_baseline():
     """The draws of a pair are differences of the same resamples, so the baseline drops out but for rounding."""
     rows = suite({"a": (1.05, -0.02), "b": (1.2, -0.03)})
@@ -176,12 +136,24 @@ def test_crossings_by_draws_do_not_depend_on_who_is_the_baseline():
 
 
 def test_pearson_has_the_interval_of_fisher():
-    """Against scipy, whose normal quantile has more digits than 1.959964."""
+    """Against scipy, at two confidence levels."""
     from scipy.stats import pearsonr
 
     fit, c = covariate_suite(0.004)
-    found = fit_covariate(fit, c)
-    reference = pearsonr(found.rows["covariate"], found.rows["delta_beta"])
-    np.testing.assert_allclose(
-        found.pearson, [reference.statistic, *reference.confidence_interval(0.95)], atol=1e-7
-    )
+    for level in (0.8, 0.95):
+        found = fit_covariate(fit, c, level=level)
+        reference = pearsonr(found.rows["covariate"], found.rows["delta_beta"])
+        expected = [reference.statistic, *reference.confidence_interval(level)]
+        np.testing.assert_allclose(found.pearson, expected, atol=1e-9)
+
+
+def test_a_wider_confidence_is_a_wider_interval():
+    """Fieller's set at 99 % holds that at 80 %, and Student's interval grows by the ratio of the quantiles."""
+    fit = fit_relative(suite({"a": (1.05, -0.02)}), baseline="base")
+    near, far = (find_crossings(fit, level=level).iloc[0] for level in (0.8, 0.99))
+    assert far["low"] < near["low"] < near["crossing"] < near["high"] < far["high"]
+    assert "80 %" in near["words"] and "99 %" in far["words"]
+    fit, c = covariate_suite(0.0)
+    one, two = (fit_covariate(fit, c, level=level).summary().iloc[0] for level in (0.8, 0.99))
+    grown = (two["high"] - two["low"]) / (one["high"] - one["low"])
+    assert grown == pytest.approx(t_critical(7, 0.99) / t_critical(7, 0.8))

@@ -24,6 +24,7 @@ from relscale.laws.relative import fit_relative
 from relscale.laws.simulate import Design, Noise, Surface, simulate_suite
 from relscale.tables import join_scores
 
+QUIET = ("not contradicted", "cannot be told")
 SCALES = np.array([1e18, 2e18, 6e18, 1e19, 4e19, 6e19, 1e20])  # uneven on purpose
 REPEATED = np.array([1e18, 1e18, 3e18, 1e19, 1e19, 1e19, 3e19, 1e20])
 
@@ -48,7 +49,7 @@ def noisy(scales, seed, scatter=0.01, count=4, curve=0.0):
     }
 
 
-@pytest.mark.parametrize("scales", [SCALES, REPEATED])
+@pytest.mark.parametrize("scales", [SCALES, SCALES[:6]])
 def test_bend_equals_a_textbook_parabola(scales):
     logs, x = noisy(scales, 1), np.log(scales)
     table = diagnose(fit_of(logs, scales)).summary()
@@ -81,7 +82,7 @@ def test_the_flag_counts_the_groups():
         table = diagnose(fit, adjust=adjust).summary()
         adjusted = adjust_p(table["p_shape"].to_numpy(), adjust)
         np.testing.assert_allclose(table["p_shape_adjusted"], adjusted, rtol=1e-12)
-        flagged[adjust] = (table["status"] != "straight").to_numpy()
+        flagged[adjust] = ~table["status"].isin(QUIET).to_numpy()
         np.testing.assert_array_equal(flagged[adjust], adjusted < 0.05)
     alone = (table["p_shape"] < 0.05).to_numpy()
     assert alone.sum() > flagged["bh"].sum() >= flagged["holm"].sum()
@@ -102,7 +103,7 @@ def break_by_hand(x, y):
     return best[0] / np.sum((y - line) ** 2), *best[1:]
 
 
-@pytest.mark.parametrize("scales", [SCALES, REPEATED])
+@pytest.mark.parametrize("scales", [SCALES, SCALES[:6]])
 def test_break_equals_brute_force(scales):
     """P against 2,000 lines of another seed and another code: within 3.5 binomial standard errors."""
     logs, x = noisy(scales, 2), np.log(scales)
@@ -149,7 +150,7 @@ def structure_by_hand(x, y):
     return np.sum(np.diff(means) ** 2) / np.sum(means**2), np.corrcoef(size, x)[0, 1]
 
 
-@pytest.mark.parametrize("scales", [SCALES, REPEATED])
+@pytest.mark.parametrize("scales", [SCALES, SCALES[:6]])
 def test_structure_equals_a_transcription(scales):
     """P against 2,000 lines of another seed and another code: within 3.5 binomial standard errors."""
     logs, x = noisy(scales, 4), np.log(scales)
@@ -171,7 +172,7 @@ def test_structure_equals_a_transcription(scales):
             assert got == pytest.approx(min(1, times * p), abs=3.5 * times * size)
 
 
-@pytest.mark.parametrize("scales", [SCALES, REPEATED])
+@pytest.mark.parametrize("scales", [SCALES, SCALES[:6]])
 def test_leaving_out_equals_refitting(scales):
     logs, x = noisy(scales, 5, scatter=0.03), np.log(scales)
     table = diagnose(fit_of(logs, scales)).summary()
@@ -238,7 +239,7 @@ def test_power_equals_the_noncentral_t(freedom, level):
     exact = stats.nct.sf(bar, freedom, delta) + stats.nct.cdf(-bar, freedom, delta)
     known = np.isfinite(exact)
     assert known.sum() >= 12
-    got = power._power(delta, freedom, level)
+    got = power.power_of_t(delta, freedom, level)
     np.testing.assert_allclose(got[known], exact[known], atol=2e-4)
 
 
@@ -308,7 +309,7 @@ def test_too_few_budgets_are_said_to_be(scales):
     diagnosis.plot()
 
 
-@pytest.mark.parametrize("scales", [SCALES[:5], SCALES[[0, 2, 4, 6]].repeat(2), REPEATED])
+@pytest.mark.parametrize("scales", [SCALES[:5], REPEATED])
 def test_small_designs_are_judged(scales):
     table = diagnose(fit_of(noisy(scales, 10), scales)).summary()
     numbers = table.drop(columns=["status", "hinges_on"]).to_numpy(float)
@@ -316,7 +317,7 @@ def test_small_designs_are_judged(scales):
 
 
 def test_exact_shapes_are_named():
-    """Without scatter a law is straight, and a planted shape is found and placed."""
+    """Without scatter a law is not contradicted, and a planted shape is found and placed."""
     z = np.log(SCALES) - np.log(SCALES[3])
     off = np.zeros(7)
     off[5] = 0.05
@@ -328,7 +329,11 @@ def test_exact_shapes_are_named():
         "stray": -0.02 * z + off + tiny,
     }
     table = diagnose(fit_of(logs)).summary()
-    assert list(table.loc[["line", "curve", "kink"], "status"]) == ["straight", "bent", "broken"]
+    assert list(table.loc[["line", "curve", "kink"], "status"]) == [
+        "not contradicted",
+        "bent",
+        "broken",
+    ]
     assert table.loc["stray", "status"].startswith("one budget")
     assert table.loc["line", "p_shape"] == 1
     assert table.loc["kink", "break_at"] == pytest.approx(SCALES[3])
@@ -432,6 +437,71 @@ def test_plan_agrees_with_its_parts():
     assert "power 0.8" in plan.plot_detectable().get_ylabel()
 
 
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_the_power_of_the_diagnosis_is_a_bound_that_is_kept(level):
+    """Suites with the bend that matters: flagged at least as often as said, less 3 binomial errors of 2,000 (.034).
+
+    Not much more often either: break and shift add little to a bend, .2 at most in these designs.
+    """
+    x = np.log(SCALES)
+    z = x - x.mean()
+    row = diagnose(fit_of(noisy(SCALES, 6, count=1, scatter=0.0025)), level=level).summary().iloc[0]
+    assert 0.2 < row["bend_power"] < 0.9
+    bend = row["bend_matters"] / row["sigma"]
+    y = np.random.default_rng(17).normal(size=(2000, 7)) + bend / 2 / np.ptp(x) * z**2
+    p = shape.judge_shapes(x, shape.line_residuals(x, y), 20_000, 0)[1]["shape"]
+    assert row["bend_power"] - 0.034 < np.mean(p < 1 - level) < row["bend_power"] + 0.2
+
+
+def test_silence_counts_by_its_power():
+    """The same seven residuals about a steep law and about a flat one: only the steep one could have been contradicted."""
+    scatter, z = (
+        noisy(SCALES, 2, scatter=0.003, count=1)["g0"],
+        np.log(SCALES) - np.log(SCALES).mean(),
+    )
+    steep = scatter - 0.08 * z
+    flat = scatter - np.polyfit(z, scatter, 1)[0] * z
+    table = diagnose(fit_of({"steep": steep, "flat": flat})).summary()
+    assert table.loc["steep", "status"] == "not contradicted"
+    assert table.loc["flat", "status"] == "cannot be told"
+    x, lines = np.log(SCALES), fit_of({"flat": flat}).lines
+    half = stats.t.isf(0.025, 5) * lines.sigma[0] / np.sqrt(np.sum(z**2))
+    assert table.loc["flat", "bend_matters"] == pytest.approx(half, rel=1e-6)
+    assert table.loc["steep", "bend_matters"] == pytest.approx(
+        -stats.linregress(x, steep).slope, rel=1e-6
+    )
+    named = diagnose(fit_of({"steep": steep, "flat": flat}), matter=1.0)
+    assert set(named.summary()["status"]) == {"not contradicted"} and not any(
+        "cannot be told" in said for said in named.doubts
+    )
+
+
+def test_a_verdict_that_one_budget_carries_is_in_the_first_words():
+    """A slope that the last budget alone makes: the answer names the budget, and so do the fit's doubts."""
+    z = np.log(SCALES) - np.log(SCALES).mean()
+    log = 0.004 * np.random.default_rng(8).normal(size=7) + 0.008 * np.eye(7)[6] + 0.0012 * z
+    fit = fit_of({"one": log})
+    diagnosis = diagnose(fit)
+    row = diagnosis.summary().iloc[0]
+    assert row["status"] in QUIET and row["hinges_on"] > 0 and diagnosis.resolved[0]
+    assert "its rate hangs on budget 1e20" in diagnosis.verdicts()["answer"].iloc[0]
+    assert any("turns on budget 1e20" in said for said in fit.doubts)
+
+
+def test_levels_are_levels():
+    """At .9 the interval of the bend is Student's at .9, and sigma and power follow."""
+    fit = fit_of(noisy(SCALES, 1))
+    one, two = (diagnose(fit, level=level).summary() for level in (0.9, 0.95))
+    ratio = (one["bend_high"] - one["bend"]) / (two["bend_high"] - two["bend"])
+    np.testing.assert_allclose(ratio, stats.t.ppf(0.95, 4) / stats.t.ppf(0.975, 4), rtol=1e-9)
+    s2, got = fit.lines.sigma[0] ** 2, sigma_of(fit, level=0.9).iloc[0]
+    low, high = 5 * s2 / stats.chi2.ppf([0.95, 0.05], 5)
+    np.testing.assert_allclose(got[["low", "high"]].to_numpy(float) ** 2, [low, high], rtol=1e-7)
+    assert power_to_detect(0.01, SCALES, 0.01, level=0.9) > power_to_detect(0.01, SCALES, 0.01)
+    least = minimum_detectable(SCALES, 0.01, level=0.99, num_groups=3)
+    assert power_to_detect(least, SCALES, 0.01, level=0.99, num_groups=3) == pytest.approx(0.8)
+
+
 def test_report_says_what_the_table_says():
     scales = np.geomspace(1e18, 1e20, 7)
     logs = noisy(scales, 20, count=25, scatter=0.002) | noisy(
@@ -439,7 +509,8 @@ def test_report_says_what_the_table_says():
     )
     page = diagnose(fit_of(logs, scales)).report()
     assert "1 of 25 bent" in page
-    assert "| g0 | no | bent" in page
+    assert "| g0 | contradicted: bent" in page
+    assert "| yes" not in page
     assert "5 more" in page
     assert "at most 5 times in 100" in page
     flat = {"flat": 0.01 * np.random.default_rng(3).normal(size=7)}
@@ -461,6 +532,8 @@ def test_slips_are_said_in_one_line():
     fit = fit_of(noisy(SCALES, 1))
     slips = [
         (lambda: diagnose(fit, n_sims=10), "at least 1000"),
+        (lambda: diagnose(fit, matter=-1.0), "positive change"),
+        (lambda: diagnose(fit, level=95), "confidence level"),
         (lambda: diagnose(fit, adjust="none"), "choose 'holm' or 'bh'"),
         (lambda: diagnose(fit_of(noisy(SCALES, 1), interval="block")), "interval='t'"),
         (lambda: diagnose(fit).plot(group="nobody"), "no group 'nobody'"),

@@ -1,8 +1,10 @@
 """The README and the site are made from the notebooks: what is shown, and that nothing is lost."""
 
+import ast
 import base64
 import itertools
 import json
+import re
 import struct
 import sys
 from pathlib import Path
@@ -14,9 +16,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 
 import build  # noqa: E402
-import cells  # noqa: E402
-import hook  # noqa: E402
+import frames  # noqa: E402
 import links  # noqa: E402
+import pages  # noqa: E402
 import readme  # noqa: E402
 import reference  # noqa: E402
 
@@ -92,7 +94,7 @@ def test_readme_shows_what_the_directives_allow(tree):
     assert text.startswith("<!-- Made from nbs/index.ipynb by docs/readme.py")
     for gone in ("hidden", "exported", "silent_call", "not heard", "absent", "\x1b", "# |", "#|"):
         assert gone not in text, gone
-    for there in ("    heard", "quiet_call()", "shown_call()  # a comment | stays", "    red"):
+    for there in ("\nheard\n", "quiet_call()", "shown_call()  # a comment | stays", "\nred\n"):
         assert there in text, there
     assert "[Plan](nbs/03_plan.ipynb#x), [data](data/README.md)" in text
     assert "[web](https://example.org/a.ipynb), [here](#top) and `[code](03_plan.ipynb)`" in text
@@ -114,7 +116,7 @@ def test_tables_become_pipe_tables(tree):
 
 def test_ragged_table_falls_back_to_text():
     assert (
-        cells.table_markdown("<table><tr><td>1</td></tr><tr><td>1</td><td>2</td></tr></table>")
+        frames.table_markdown("<table><tr><td>1</td></tr><tr><td>1</td><td>2</td></tr></table>")
         is None
     )
 
@@ -135,28 +137,32 @@ def test_readme_is_stable_and_knows_when_it_is_stale(tree):
 
 
 def test_printed_sentences_wrap_and_tables_do_not():
-    sentence = (
-        "A relative law for books? yes: no departure from a straight line beyond chance (P 0.37)."
-    )
-    table = "books   improves faster  gap widens        0.9776     0.9054              -3.276"
-    page = f'<div data-mime-type="text/plain">\n<pre>{{}}</pre></div>\n<pre>{sentence}</pre>'
-    before = page.format(f"{table}\n\n{sentence}\n  {sentence}\n")
-    after = page.format(f'{table}\n\n<span class="sentence">{sentence}</span>\n  {sentence}\n')
-    assert hook.fold_sentences(before) == after
-    for value in (f"[Window({'1' * 40}),", f"array([{'1' * 40},", f"|{'-' * 40}|"):  # goes on below
-        assert hook.fold_sentences(page.format(value)) == page.format(value)
-    row = f"<td>-0.014467</td><td>{'x' * 50}</td><td{{}}>{sentence}</td>"
-    assert hook.fold_sentences(row.format("")) == row.format(' class="sentence"')
+    """A sentence folds at the margin; columns, frames and nested values keep their lines."""
+    sentence = "A relative law for books? yes: no departure from a straight line beyond chance."
+    assert "{ .text .said }" in pages.printed(sentence)
+    for kept in (
+        "books   improves faster\nforums  unresolved",
+        "Plan(\n    runs=3,\n)",
+        "┃ a ┃\n│ 1 │\n│ 2 │",
+    ):
+        assert "{ .text .output }" in pages.printed(kept), kept
 
 
-def test_a_row_of_panels_is_named_wide_and_a_small_picture_is_not():
+def test_a_row_of_panels_is_named_wide_and_a_small_picture_is_not(tmp_path):
     def shown(width):
         header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, 300) + bytes(40)
-        page = f'<img class="" src="data:image/png;base64,{base64.b64encode(header).decode()}">'
-        return hook.PICTURE.sub(hook.mark_wide, page)
+        picture = display(image_png=base64.b64encode(header).decode(), text_plain="<Figure>")
+        cells = [markdown("# T"), code("plot()", picture)]
+        path = tmp_path / "a.ipynb"
+        path.write_text(
+            json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": cells})
+        )
+        page = pages.make_page(path)
+        assert page.files == {"a_files/1.png": header}
+        return page.text
 
-    assert shown(hook.WIDE + 1).startswith('<img data-wide class=""')
-    assert "wide" not in shown(hook.WIDE)
+    assert "(a_files/1.png){ .figure .wide }" in shown(pages.WIDE + 1)
+    assert "(a_files/1.png){ .figure }" in shown(pages.WIDE)
 
 
 def frame(names, *cells):
@@ -167,40 +173,93 @@ def frame(names, *cells):
     )
 
 
-def shaped(page):
-    return hook.FRAME.sub(hook.shape_frame, page)
-
-
-def test_names_of_columns_break_and_text_stands_to_the_left():
-    long = '<td class="sentence">two drivers at once</td>'
+def test_columns_are_named_in_words_and_text_stands_to_the_left():
+    long = "<td>a sentence of more than forty letters, as words</td>"
     row = "<tr><th>1</th><td>disk full</td><td>-2</td></tr></tbody>"
     page = frame(["what_is", "n_runs"], long, "<td>1</td>").replace("</tbody>", row)
-    want = page.replace("t_is", "t_<wbr>is").replace("n_runs", "n_<wbr>runs")
-    assert shaped(page) == want.replace("<td>disk", '<td class="text">disk')
-    assert shaped("<pre>a_b</th></pre>") == "<pre>a_b</th></pre>"
-    assert '<th class="short">job-6</th>' in shaped(page.replace("0_a", "job-6"))
+    found = frames.shape_tables(page)
+    assert '<th title="what_is">what is</th><th title="n_runs">n runs</th>' in found
+    assert '<td class="sentence">a sentence' in found and '<td class="text">disk full' in found
+    assert "<th>0_a</th>" in found  # names of rows are values
+    assert frames.shape_tables("<pre>a_b</th></pre>") == "<pre>a_b</th></pre>"
+    assert '<th class="short">job-6</th>' in frames.shape_tables(page.replace("0_a", "job-6"))
     for name in ("0.1", "a-b c", "corpus-c2e+09-d8-s0"):
-        assert 'class="short"' not in shaped(page.replace("0_a", name))
+        assert 'class="short"' not in frames.shape_tables(page.replace("0_a", name))
 
 
-def test_names_in_the_reference_break():
-    cell = (
-        '<td>see <code>relscale.flops.f_b(1.5)</code> and <a href="02_flops.html">02_flops</a></td>'
+def test_the_name_of_the_rows_stands_in_the_corner():
+    head = "<thead>\n<tr><th></th><th>yes</th></tr>\n<tr><th>section</th><th></th></tr>\n"
+    page = f'<table class="dataframe">{head}</thead><tbody><tr><th>A</th><td>1</td></tr></tbody></table>'
+    assert "<tr><th>section</th><th>yes</th></tr>" in frames.shape_tables(page)
+    levels = page.replace("<th>yes</th>", '<th colspan="2">yes</th>').replace(
+        "<th>section</th><th></th>", "<th>section</th><th>n</th>"
     )
-    want = cell.replace("le.fl", "le.<wbr>fl").replace("s.f_b(1.", "s.<wbr>f_<wbr>b(<wbr>1.<wbr>")
-    want = want.replace(">02_", ">02_<wbr>")
-    page = "<p><code>a.b</code></p><table><tr>{}</tr></table>"
-    found = hook.TABLE_NAME.sub(lambda m: hook.breakable(m[0]), page.format(cell))
-    assert found == page.format(want)
+    assert "<th>section</th><th>n</th>" in frames.shape_tables(levels)  # two lines of columns stay
+
+
+@pytest.mark.parametrize(
+    "digits, shown",
+    [
+        ("1e+18", "10<sup>18</sup>"),
+        ("1.000000e+18", "10<sup>18</sup>"),
+        ("-3.2e-07", "-3.2·10<sup>−7</sup>"),
+        ("2.50e+09", "2.5·10<sup>9</sup>"),
+        ("156000000", "156 M"),
+        ("12345678.0", "12.3 M"),
+        ("1500000000", "1.5 G"),
+        ("999999", None),
+        ("1e18 FLOPs", None),
+        ("0.0123", None),
+        ("2026-11-27", None),
+    ],
+)
+def test_numbers_of_many_digits_are_written_for_people(digits, shown):
+    assert frames.human_number(digits) == shown
+    if shown:  # and nothing is lost
+        assert frames.human_cells(f"<td>{digits}</td>") == f'<td title="{digits}">{shown}</td>'
+    assert (frames.human_cells(f"<th>{digits}</th>") != f"<th>{digits}</th>") == (
+        "e" in digits and bool(shown)
+    )
 
 
 def test_a_table_of_claims_names_its_cells():
     """Of a study with row numbers, or of the page of all claims without them."""
-    page = frame(["claim", "agrees"], '<td class="sentence">5 % of it</td>', "<td>yes</td>")
-    cells = '<td data-column="claim">5\u00a0% of it</td><td data-column="agrees">yes</td>'
+    page = frame(["claim", "agrees"], f"<td>5 % of it{'.' * 40}</td>", "<td>yes</td>")
+    cells = (
+        f'<td data-column="claim">5\u00a0% of it{"." * 40}</td><td data-column="agrees">yes</td>'
+    )
     for table in (page, page.replace("<th></th>", "").replace("<th>0_a</th>", "")):
-        found = shaped(table)
+        found = frames.shape_tables(table)
         assert 'class="dataframe claims"' in found and cells in found
+
+
+def test_source_and_checks_are_behind_a_click_and_out_of_the_search():
+    source = (
+        'def shown(a, *, b=1, **rest) -> int:\n    """Says what.\n\n    Parameters\n    ----------\n'
+        '    a\n        A thing.\n    """\n    return a\n\n\ndef _own():\n    return 1'
+    )
+    page = pages.shown_source(source, "r.md#relscale.m")
+    card, folded = page.split("<details")
+    assert "shown(a, *, b=1, **rest) -> int" in card and "Says what." in card
+    assert "(r.md#relscale.m.shown)" in card and "_own" not in card and "A thing" not in card
+    assert "data-search-exclude markdown" in card and "data-search-exclude markdown" in folded
+    assert source in folded and "<code>shown</code>, <code>_own</code> (13 lines)" in folded
+    assert "Check (1 line)" in pages.shown_example("assert 1", has_output=False)
+    assert "<details" not in pages.shown_example("assert 1\n1", has_output=True)
+    assert "<details" in pages.shown_example("x = 1\n" * (pages.LONG + 1), has_output=True)
+
+
+def test_long_calls_are_broken_and_defaults_stand_with_their_names():
+    (node,) = ast.parse(f"def f(a, b=2, *c, d, e=(1, 2), {'x' * 80}=None): ...").body
+    lines = pages.arguments(node).splitlines()
+    assert lines[1:6] == ["    a,", "    b=2,", "    *c,", "    d,", "    e=(1, 2),"]
+    assert lines[-1] == ")"
+
+
+def test_lists_of_notebooks_are_lists_for_python_markdown():
+    text = "Words:\n- one\n  and more\n  - inner\n\n```\n- code\n```\nend"
+    want = "Words:\n\n- one\n    and more\n    - inner\n\n```\n- code\n```\nend"
+    assert pages.spaced(text) == want
 
 
 def test_site_keeps_exports_and_spells_dunder_names(tree):
@@ -208,38 +267,47 @@ def test_site_keeps_exports_and_spells_dunder_names(tree):
     notebook["cells"].append(markdown("A __call__ and `__init__`, $a__b__c$, 5 % and **bold**"))
     (tree / "nbs/index.ipynb").write_text(json.dumps(notebook))
     (tree / "nbs/_draft.ipynb").write_text("not a notebook, and never read")
-    build.stage(tree, tree / "staged")
-    staged = json.loads((tree / "staged/index.ipynb").read_text())
-    sources = ["".join(c["source"]) for c in staged["cells"]]
-    assert "def exported(): ..." in sources
-    assert sources[-1] == "A \\_\\_call\\_\\_ and `__init__`, $a__b__c$, 5\u00a0% and **bold**"
-    assert not any("# |" in s or "hidden" in s for s in sources)
-    assert not (tree / "staged/_draft.ipynb").exists()
-    assert any(
-        "relscale/blob/main/data/README.md)" in s for s in sources
-    )  # no page: the repository's
+    build.stage_notebooks(tree, tree / "staged", {})
+    staged = (tree / "staged/index.md").read_text()
+    front = "title: Title\ndescription: Subtitle\nhide:\n- navigation\n"
+    assert staged.startswith(f"---\n{front}---\n\n# Title\n")
+    assert "def exported(): ..." in staged
+    assert "A \\_\\_call\\_\\_ and `__init__`, $a__b__c$, 5\u00a0% and **bold**" in staged
+    assert "# |" not in staged and "hidden" not in staged
+    assert not (tree / "staged/_draft.md").exists()
+    assert "relscale/blob/main/data/README.md)" in staged  # no page: the repository's
+    assert "(03_plan.md#x)" in staged
+    assert (tree / "staged/index_files/1.png").read_bytes() == PIXEL
 
 
 def test_a_link_to_a_file_that_is_gone_stops_the_build(tree):
     (tree / "data/README.md").unlink()
     with pytest.raises(SystemExit, match=r"index.ipynb: links to \.\./data/README.md"):
-        build.stage(tree, tree / "staged")
+        build.stage_notebooks(tree, tree / "staged", {})
 
 
-def test_navigation_is_the_quarto_sidebar(tmp_path):
-    config = build.site_config(ROOT, tmp_path / "source", tmp_path / "site")
-    contents = build.sidebar(ROOT / "_quarto.yml")
-    sections = [e["section"] for e in contents if isinstance(e, dict) and "section" in e]
-    titles = [
-        t for e in config["nav"] if isinstance(e, dict) for t, v in e.items() if isinstance(v, list)
+def test_navigation_is_the_quarto_sidebar():
+    """Pages in the sidebar's order; chapters under one tab, the reference last."""
+    nav = build.nav_of(build.sidebar(ROOT / "_quarto.yml"))
+    files = build.nav_files(nav)
+    made = {"core": "reference/core.md", "laws.lines": "reference/laws.lines.md"}
+    found = build.tabs(build.named_nav(nav, {name: name for name in files}), made)
+    titles = [next(iter(entry)) for entry in found]
+    assert titles[0] == "Home" and titles[-2:] == ["Chapters", "Reference"]
+    assert not set(titles) & set(build.LIBRARY)
+    shown = [page for page in build.nav_files(found) if "/" not in page or "reference" not in page]
+    assert sorted(shown) == sorted([*map(build.as_markdown, files), "chapters.md"])
+    assert found[-1]["Reference"][1:] == [
+        {"relscale": [{"core": "reference/core.md"}]},
+        {"laws": [{"lines": "reference/laws.lines.md"}]},
     ]
-    assert titles == sections
-    written = [
-        w.strip(" -[],") for w in (ROOT / "_quarto.yml").read_text().replace(",", " ").split()
-    ]
-    pages = [build.as_markdown(w) for w in written if w.endswith(build.PAGES)]
-    assert build.nav_files(config["nav"]) == pages
-    assert config["theme"]["font"] is False
+
+
+def test_the_site_loads_nothing_from_elsewhere(tmp_path):
+    (tmp_path / "a.html").write_text('<script src="here.js"></script><a href="https://x.org">x</a>')
+    assert build.remote_assets(tmp_path) == []
+    (tmp_path / "b.html").write_text('<script src="https://x.org/a.js"></script>')
+    assert [line.split(" ")[0] for line in build.remote_assets(tmp_path)] == ["b.html"]
 
 
 def test_every_notebook_is_in_the_sidebar_once():
@@ -289,21 +357,39 @@ def test_every_link_is_walked(tmp_path):
     assert [line.split(": ")[1].split(" (")[0] for line in found] == list(bad)
 
 
-def test_the_reference_names_every_public_function_of_a_module():
-    text = reference.make_reference(ROOT)
+def test_the_reference_has_a_page_for_each_module_and_a_line_for_each_name_of_the_door(tmp_path):
+    import relscale as rs
     import relscale.core as core
 
+    order = build.nav_files(build.nav_of(build.sidebar(ROOT / "_quarto.yml")))
+    made = reference.write_reference(ROOT, tmp_path / "reference", order)
+    page = (tmp_path / "reference/core.md").read_text()
     for name in core.__all__:
         if callable(getattr(core, name)):
-            assert f"\n[`{name}`](00_core.ipynb)" in text, name
-    # what folds out is whole: types, defaults, sections, fields and methods
-    assert "`(nats, num_bytes)`" in text and "Raises&#10;------" in text
-    assert "num_workers: int | None=None" in text and "&#10;.summary()&#10;" in text
+            assert f"\n::: relscale.core.{name}\n" in page, name
+    assert "](../00_core.md)" in page
+    index = (tmp_path / "reference/index.md").read_text()
+    for name, home in rs._HOME.items():
+        assert f"| [`rs.{name}`]({home}.md#relscale.{home}.{name}) | " in index or name.isupper(), (
+            name
+        )
+    modules = {
+        ".".join(p.relative_to(ROOT / "relscale").with_suffix("").parts)
+        for p in (ROOT / "relscale").rglob("[!_]*.py")
+        if re.search(r"^(def|class) [^_]", p.read_text(), re.MULTILINE)
+    }
+    assert set(made) == modules
 
 
-def test_every_extra_is_in_the_readmes_table():
+def test_every_extra_is_in_the_table_of_the_page_on_installing():
     settings = build.settings_of(ROOT)
     extras = {k.removesuffix("_requirements") for k in settings if k.endswith("_requirements")}
-    text = (ROOT / "README.md").read_text()
+    text = pages.make_page(ROOT / "nbs/how_to/install.ipynb").text
     assert extras >= {"train", "dev"}
     assert not [name for name in sorted({*extras, "all"}) if f"\n| `{name}` |" not in text]
+
+
+def test_readme_is_one_page_with_its_picture_on_the_first_screen():
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 90
+    assert any(line.startswith("![") for line in lines[:15])

@@ -3,8 +3,10 @@
 import csv
 import json
 import math
+import re
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -184,7 +186,7 @@ SLIPS = {
     "shots of a task without examples": (
         ["qwen", "--tasks", "arc-easy", "--shots", "5", "--items", "{place}/items"], "ARC-Easy-Train",
     ),
-    "limit of none": (["qwen", "--tasks", "arc-easy", "--limit", "0", "--items", "{place}/items"], "limit=0"),
+    "limit of none": (["qwen", "--tasks", "arc-easy", "--limit", "0", "--items", "{place}/items"], "--limit 0"),
 }  # fmt: skip
 
 
@@ -250,3 +252,43 @@ def test_help_comes_at_once():
     ]
     assert {heavy for _, heavy in lines} == {"False"}
     assert min(float(seconds) for seconds, _ in lines) < 1.5 and math.isfinite(float(lines[0][0]))
+
+
+@pytest.mark.long
+def test_a_killed_evaluation_goes_on_item_by_item(tmp_path):
+    """SIGKILL while answers are being written: what is there is kept to the byte, the bar begins there, and the scores are those of one run."""
+    queries = [f"Question: What is {i} times {i + 1}?" for i in range(1, 401)]
+    rows = [
+        {"query": q, "choices": [str(i), str(i * (i + 1))], "gold": 1}
+        for i, q in enumerate(queries, 1)
+    ]
+    (tmp_path / "items").mkdir()
+    (tmp_path / "items" / "arc_easy.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    spec = ModelSpec(256, 4, 4, 2, 64, 768, vocab=290)
+    tokenizer = train_tokenizer(queries * 2, 290)
+    model = init_model(spec, key=jax.random.key(2))
+    save_hf(model, tmp_path / "model", tokenizer=tokenizer, max_positions=128)
+
+    def command(out):
+        return [sys.executable, "-m", "relscale", "eval", str(tmp_path / "model"), "--tasks", "arc-easy",
+                "--items", str(tmp_path / "items"), "--out", str(tmp_path / out)]  # fmt: skip
+
+    answers = tmp_path / "killed" / "requests" / "answers.jsonl"
+    with subprocess.Popen(command("killed"), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
+        deadline = time.monotonic() + 240
+        while not (answers.exists() and answers.read_bytes().count(b"\n") >= 40):
+            assert run.poll() is None and time.monotonic() < deadline, (
+                "done or stuck before the kill"
+            )
+            time.sleep(0.02)
+        run.kill()
+    kept = answers.read_bytes()
+    count = kept.count(b"\n")
+    assert 40 <= count < 800 and not (tmp_path / "killed" / "tasks").exists()
+    told = subprocess.run(command("killed"), capture_output=True, text=True, check=True).stderr
+    assert answers.read_bytes().startswith(kept[: kept.rfind(b"\n") + 1])
+    assert answers.read_bytes().count(b"\n") == 800
+    assert f"| {count}/800 [" in told and re.search(r"\[\d\d:\d\d<\d\d:\d\d", told)  # time left
+    subprocess.run(command("whole"), capture_output=True, check=True)
+    again, whole = (read_table(tmp_path / out / "scores.parquet") for out in ("killed", "whole"))
+    pd.testing.assert_frame_equal(again, whole, check_exact=False, rtol=1e-5)

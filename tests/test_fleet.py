@@ -14,8 +14,9 @@ from scipy.optimize import minimize_scalar
 
 from relscale.cli import main
 from relscale.core import UserError
+from relscale.plan.chips import H100_SXM, find_chip
 from relscale.plan.comparison import best_interval, compare_fleets
-from relscale.plan.cost import H100_SXM, StepChoices, estimate_cost, find_chip
+from relscale.plan.cost import StepChoices, estimate_cost
 from relscale.plan.fleet import (
     Fleet,
     daly_interval,
@@ -288,7 +289,7 @@ def test_slips(suite):
         (lambda: Fleet(64, interval_s=0), "interval_s=0"),
         (lambda: best_interval(suite, Fleet(64)), "fewest checkpoints"),
         (lambda: compare_fleets(suite, Fleet(64), "chips", [1]), "choose one of num_devices"),
-        (lambda: find_chip("h200"), "h100, v5p, this-cpu"),
+        (lambda: find_chip("h20"), "a100-40gb, .*, v6e, this-cpu"),
     ):
         with pytest.raises(UserError, match=said) as caught:
             slip()

@@ -9,6 +9,7 @@ import pytest
 
 from relscale.core import UserError
 from relscale.laws.backtests import Backtest, backtest
+from relscale.laws.conformal import MemberForecasts, forecast_members
 from relscale.laws.forecast import Forecast, fit_forecast, pair_scores
 from relscale.suites import load_scores, load_suite
 
@@ -46,7 +47,7 @@ def test_planted_parameters_come_back_as_often_as_their_intervals_say():
     rng, hits = np.random.default_rng(1), np.zeros(4)
     truth = [0.5, 0.16, 0.95, 6.0]
     for _ in range(80):
-        found = parameters(fit_forecast(made_up(FLOPS, rng), chance=0.25))
+        found = parameters(fit_forecast(made_up(FLOPS, rng), chance=0.25, windows=0))
         rows = found.loc[[(1, "floor"), (1, "slope"), (2, "midpoint"), (2, "steepness")]]
         hits += (rows["low"] <= truth) & (truth <= rows["high"])
     assert (hits >= 0.88 * 80).all(), hits
@@ -95,7 +96,7 @@ def test_coverage(together, n):
     truth, curve, new = score_at(error_at(1e23)), 0, 0
     for _ in range(150):
         made = made_up(np.append(flops, 1e23), rng, rho=together)
-        at = fit_forecast(made[:-1], chance=0.25).predict(1e23).iloc[0]
+        at = fit_forecast(made[:-1], chance=0.25, windows=0).predict(1e23).iloc[0]
         curve += at["low"] <= truth <= at["high"]
         new += at["new_low"] <= made["score"].iloc[-1] <= at["new_high"]
     assert curve >= 0.89 * 150 and new >= 0.89 * 150, (curve, new)
@@ -104,7 +105,7 @@ def test_coverage(together, n):
 def test_a_new_model_needs_both_scatters():
     """Many models, so that the parameters are known: then the interval is the two scatters through the link."""
     rng, flops = np.random.default_rng(4), np.geomspace(3e18, 3e22, 2000)
-    at = fit_forecast(made_up(flops, rng, rho=0.5), chance=0.25).predict(3e20).iloc[0]
+    at = fit_forecast(made_up(flops, rng, rho=0.5), chance=0.25, windows=0).predict(3e20).iloc[0]
     e = error_at(3e20)
     tangent = (score_at(e * 1.0001) - score_at(e / 1.0001)) / 0.0002
     half = 1.96 * np.sqrt((0.012 * tangent) ** 2 + 2 * tangent * 0.012 * 0.01 * 0.5 + 0.01**2)
@@ -174,7 +175,9 @@ def test_forecasts_stay_between_chance_and_ceiling(chance):
     rng = np.random.default_rng(5)
     for _ in range(20):
         rows = made_up(FLOPS[:10], rng, error_sd=0.03, score_sd=0.03)
-        at = fit_forecast(rows, chance=chance, ceiling=0.9).predict(np.geomspace(1e15, 1e28, 9))
+        at = fit_forecast(rows, chance=chance, ceiling=0.9, windows=2).predict(
+            np.geomspace(1e15, 1e28, 9)
+        )
         least = 0.0 if chance == "free" else chance
         inner = at[["low", "value", "high"]].dropna().to_numpy()
         assert (inner >= least - 1e-12).all() and (inner <= 0.9 + 1e-12).all()
@@ -198,7 +201,8 @@ def test_doubtful_fits_say_so(ladder):
     wrong = ladder.assign(
         score=1 - ladder["score"]
     )  # a share of wrong answers rises with the error
-    assert fit_forecast(wrong, link="linear").status == "ok"
+    # a line may rise, and through a sigmoid's points it is contradicted
+    assert fit_forecast(wrong, link="linear").status == "stage two: contradicted by the points"
     still = fit_forecast(ladder.assign(score=0.5), chance=0.25)
     assert still.status != "ok" and still.predict(1e24)["value"].item() == pytest.approx(0.5)
     few = fit_forecast(ladder[::8], chance=0.25)
@@ -320,3 +324,123 @@ def test_stage_two_is_judged_at_the_error_that_was_reached(ladder):
     wanted = np.abs(np.polyval(line, held["loss"]) - held["score"])
     np.testing.assert_allclose(test.table["stage_two_error"], wanted, rtol=1e-6)
     assert (np.abs(test.table["predicted_error"] - held["loss"].to_numpy()) > 1e-3).any()
+
+
+def test_members_equal_prediction_intervals_written_out():
+    """A power law a member: numpy's line and scipy's quantile give the first two intervals, to rounding."""
+    from scipy.stats import t
+
+    rng, flops = np.random.default_rng(7), np.geomspace(1e19, 1e21, 12)
+    y = np.log(flops) * -0.06 + 3 + 0.03 * rng.normal(size=(3, 12))
+    rows = members(flops, y)
+    fit = forecast_members(rows, level=0.9)
+    at = fit.predict(3e21)
+    u, far = np.log(flops), np.log(3e21)
+    for k in range(3):
+        line = np.polyfit(u, y[k], 1)
+        sigma = np.sqrt(np.sum((y[k] - np.polyval(line, u)) ** 2) / 10)
+        known = 1 / 12 + (far - u.mean()) ** 2 / np.sum((u - u.mean()) ** 2)
+        q = t.ppf(0.95, 10) * sigma
+        want = np.polyval(line, far) + np.array(
+            [-q * known**0.5, q * known**0.5, -q * (1 + known) ** 0.5]
+        )
+        got = np.log(at.loc[k, ["low", "high", "new_low"]].to_numpy(float))
+        np.testing.assert_allclose(got, want, rtol=1e-7)
+
+
+def members(flops, log_error):
+    count = len(log_error)
+    return pd.DataFrame(
+        {
+            "run_id": np.tile([f"r{i:02}" for i in range(len(flops))], count),
+            "group": np.repeat([f"g{k}" for k in range(count)], len(flops)),
+            "train_flops": np.tile(flops, count),
+            "error": np.exp(np.asarray(log_error)).ravel(),
+        }
+    )
+
+
+def test_misses_of_windows_equal_lines_written_out():
+    """Every window by numpy's line, the quantile at a distance by hand, with Student's factor of its scales."""
+    from scipy.stats import norm, t
+
+    rng, flops = np.random.default_rng(8), np.geomspace(1e19, 1e21, 12)
+    u = np.log(flops)
+    y = u * -0.06 + 3 + 0.002 * (u - u[0]) ** 2 + 0.02 * rng.normal(size=(4, 12))
+    fit = forecast_members(members(flops, y), level=0.8)
+    sigma = [np.sqrt(np.sum((v - np.polyval(np.polyfit(u, v, 1), u)) ** 2) / 10) for v in y]
+    found = []
+    for k in range(6, 12):  # half of the runs, up to all but one
+        for j in range(k, 12):
+            size = [
+                abs(v[j] - np.polyval(np.polyfit(u[:k], v[:k], 1), u[j])) / s
+                for v, s in zip(y, sigma, strict=True)
+            ]
+            found.append((u[j] - u[k - 1], j, size))
+    d = np.log(2.5)
+    near = [f for f in found if abs(f[0] - d) <= np.log(2)]
+    scales = len({f[1] for f in near})
+    want = np.quantile([f[2] for f in near], 0.8) * t.ppf(0.9, scales) / norm.ppf(0.9)
+    assert (
+        fit.misses.half(d, 0.8) == pytest.approx(want, rel=1e-6) and fit.misses.count(d) == scales
+    )
+    at = fit.predict(flops[-1] * 2.5)
+    half = (np.log(at["far_high"]) - np.log(at["far_low"])) / 2
+    own = (np.log(at["new_high"]) - np.log(at["new_low"])) / 2
+    np.testing.assert_allclose(half, np.maximum(own, want * np.array(sigma)), rtol=1e-6)
+
+
+def test_members_go_to_json_and_back_and_refuse():
+    flops = np.geomspace(1e19, 1e21, 10)
+    y = -0.06 * np.log(flops) + 3 + 0.02 * np.random.default_rng(9).normal(size=(2, 10))
+    rows = members(flops, y)
+    fit = forecast_members(rows)
+    again = MemberForecasts.from_json(fit.to_json())
+    pd.testing.assert_frame_equal(
+        again.predict([1e20, 4e21]), fit.predict([1e20, 4e21]), check_exact=True
+    )
+    pd.testing.assert_frame_equal(again.table, fit.table, check_exact=True)
+    shuffled = forecast_members(rows.sample(frac=1, random_state=1)).predict(4e21)
+    pd.testing.assert_frame_equal(shuffled, fit.predict(4e21))
+    for broken, message in (
+        (lambda: forecast_members(rows, law="cubic"), "choose 'power'"),
+        (lambda: forecast_members(rows, law="params_tokens"), "takes a pair|takes one"),
+        (lambda: forecast_members(rows.assign(error=-1.0)), "error, rows 0"),
+        (lambda: forecast_members(rows.iloc[1:]), "missing in some runs"),
+        (lambda: forecast_members(rows, level=90), "level=90"),
+        (lambda: forecast_members(rows, run="run"), "rows lack run"),
+    ):
+        with pytest.raises(UserError, match=message):
+            broken()
+
+
+def test_far_intervals_add_doubt_beyond_the_data_only(ladder):
+    fit = fit_forecast(ladder, level=0.9)
+    at = fit.predict([1e20, 3e22, 1e23, 1e25])
+    near, far = at.iloc[:2], at.iloc[2:]
+    assert (near["far_low"] == near["new_low"]).all() and (
+        near["far_high"] == near["new_high"]
+    ).all()
+    assert (far["far_low"] <= far["new_low"]).all() and (far["far_high"] > far["new_high"]).all()
+    wider = fit_forecast(ladder, level=0.99).predict(1e23)
+    assert (wider["new_low"] < at["new_low"].iloc[2]).all()
+    with pytest.raises(UserError, match="level"):
+        fit_forecast(ladder, level=95)
+
+
+def test_link_from_other_models_and_chance_from_options(ladder):
+    other = made_up(np.geomspace(1e18, 1e23, 60), np.random.default_rng(11))
+    fit = fit_forecast(ladder.drop(columns="score"), second=other, windows=0)
+    alone = fit_forecast(other, windows=0)
+    np.testing.assert_allclose(fit.two.theta, alone.two.theta)
+    np.testing.assert_allclose(fit.one.theta, fit_forecast(ladder, windows=0).one.theta)
+    assert Forecast.from_json(fit.to_json()).predict(1e24).equals(fit.predict(1e24))
+    given = fit_forecast(ladder.assign(k=4), options="k", windows=0)
+    np.testing.assert_allclose(given.two.theta[0], 0.25)
+    for broken, message in (
+        (lambda: fit_forecast(ladder.assign(k=1), options="k"), "numbers of options"),
+        (lambda: fit_forecast(ladder, options="k", chance=0.25), "one of the two"),
+        (lambda: fit_forecast(ladder, second=other[["loss"]]), "rows lack score"),
+    ):
+        with pytest.raises(UserError, match=message):
+            broken()

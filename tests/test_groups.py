@@ -20,9 +20,12 @@ from hypothesis import strategies as st
 from relscale.core import UserError
 from relscale.eval import groups as rg
 from relscale.eval.bits import score_documents
+from relscale.eval.evaluation import describe_scores, evaluate
 from relscale.eval.groups import GroupScores, load_groups, score_groups
 from relscale.eval.ice import load_ice, strip_ice
+from relscale.eval.tasks import get_task
 from relscale.model.decoder import init_model
+from relscale.model.open import untrained_model
 from relscale.plan.spec import ModelSpec
 from relscale.tables import join_scores
 from relscale.text.documents import Document
@@ -129,6 +132,39 @@ def test_max_documents_is_one_sample_however_texts_are_kept(tmp_path):
     assert plain(few) == plain(load_groups(tmp_path / "deep", max_documents=5))
     assert plain(few) != plain(load_groups(tmp_path / "flat", max_documents=5, seed=1))
     assert [len(ds) for ds in few.values()] == [5, 5]
+
+
+def test_documents_without_text_are_counted_and_told(tmp_path):
+    """Every way of keeping groups, with and without a limit; the count reaches the scores and what is said of them."""
+    texts = {
+        "A_1.txt": "one one",
+        "A_2.txt": " \n",
+        "A_3.txt": "",
+        "B_1.txt": "two two",
+        "B_2.txt": "three",
+    }
+    write(tmp_path / "flat", texts)
+    for name, text in texts.items():
+        write(tmp_path / "deep" / name[0], {name: text})
+    lines = [{"group": n[0], "text": t} for n, t in texts.items()]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write(tmp_path / "files", {
+        f"{g}.jsonl": "".join(json.dumps(r) + "\n" for r in lines if r["group"] == g) for g in "AB"
+    })  # fmt: skip
+    sources = [tmp_path / n for n in ("flat", "deep", "rows.jsonl", "files")]
+    for source in (*sources, {g: tmp_path / "deep" / g for g in "AB"}):
+        for most in (None, 3):
+            found = load_groups(source, max_documents=most)
+            assert found.num_empty == {"A": 2} and plain(found)["A"] == ["one one"]
+    opened = untrained_model([" ".join(texts.values())] * 99, vocab=260)
+    scored = score_groups(opened, found)
+    assert scored.num_empty == {"A": 2}
+    assert "without 2 documents (2 of A) that hold no text" in repr(scored)
+    table = scored.scores(run_id="x", task="text").set_index(["group", "metric"])["num_empty"]
+    assert table["A", "bits_per_byte"] == 2 and table["B", "bits_per_byte"] == 0
+    told = evaluate(opened, "text", tmp_path / "flat")
+    assert "2 documents hold no text and were left out" in describe_scores(told, [get_task("text")])
+    assert load_groups(tmp_path / "deep", max_documents=1).num_empty.get("B", 0) == 0
 
 
 @pytest.mark.parametrize(
@@ -329,7 +365,7 @@ def test_no_skip_equals_score_documents(opened):
     groups = named(a=["the gap narrows " * 9, "ένα"], b=["and 🙂 widens again " * 4])
     scored = score_groups(opened, groups)
     for name, documents in groups.items():
-        pairs = list(rg._encode(documents, opened))
+        pairs = list(rg.encode_documents(documents, opened))
         want = score_documents(opened.model, pairs, window=24, context=6).bits_per_byte
         row = scored.summary().loc[name]
         np.testing.assert_allclose(row["bits_per_byte"], want.value, rtol=1e-6)
@@ -342,7 +378,7 @@ def test_no_skip_equals_score_documents(opened):
 def test_each_byte_and_each_token_once(opened, texts, skip):
     """A flat model costs log(vocab) a token, so bits are tokens times log2(vocab), exactly counted."""
     groups = named(a=texts[:1], b=texts[1:])
-    counts = {d.name: rg._encode([d], opened) for ds in groups.values() for d in ds}
+    counts = {d.name: rg.encode_documents([d], opened) for ds in groups.values() for d in ds}
     sizes = {name: next(pairs)[1][1:] for name, pairs in counts.items()}
     if any(all(len(sizes[d.name]) <= skip for d in ds) for ds in groups.values()):
         with pytest.raises(UserError, match="lower skip_tokens"):
@@ -470,3 +506,34 @@ def test_import_is_light():
     code = f"import sys, relscale.eval.groups; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_windows_of_texts_resume_after_a_kill(tmp_path, monkeypatch):
+    """Killed after its third window, a run computes the others alone; in calls of another shape, hence the 1e-6."""
+    import relscale.eval.windows as windows
+    from relscale.model.open import untrained_model
+
+    texts = {
+        g: [Document(g, f"{g}{i}", f"{g} {i} ran down the brae. " * 12) for i in range(2)]
+        for g in "ab"
+    }
+    opened = untrained_model([d.text for own in texts.values() for d in own], vocab=270, window=32)
+    whole = score_groups(opened, texts).rows
+    results, real, asked = tmp_path / "windows.jsonl", windows.score_tokens, []
+
+    def killed(opened, requests, **engine):
+        asked.append(len(requests))
+        for done, answer in enumerate(real(opened, requests, **engine)):
+            if done == 3 and len(asked) == 1:
+                raise KeyboardInterrupt
+            yield answer
+
+    monkeypatch.setattr(windows, "score_tokens", killed)
+    with pytest.raises(KeyboardInterrupt):
+        score_groups(opened, texts, results=results)
+    with open(results, "a") as file:
+        file.write('{"key": "cut off')
+    again = score_groups(opened, texts, results=results).rows
+    assert asked[1] == asked[0] - 3
+    np.testing.assert_allclose(again["nats"], whole["nats"], rtol=1e-6)
+    assert score_groups(opened, texts, results=results).rows.equals(again) and asked[2] == 0

@@ -214,7 +214,7 @@ def test_sampling_is_refused(opened):
 
 def test_results_become_scores(folder, opened):
     results = evaluate(opened, folder, "toy", "toy_answer", limit=3)
-    scores = from_lm_eval(results, runs={opened.name: "mine"})
+    _, scores = from_lm_eval(results, runs={opened.name: "mine"})
     assert set(scores["run_id"]) == {"mine"} and set(scores["n"]) == {3}
     assert set(scores["task_version"]) == {"3, 0-shot"}
     places = set(zip(scores["task"], scores["group"], strict=True))
@@ -243,7 +243,7 @@ def test_command(folder):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     assert "toy_choice" in done.stdout
-    scores = from_lm_eval(folder / "out", runs={"toy": "mine"} | {str(folder / "toy"): "mine"})
+    _, scores = from_lm_eval(folder / "out", runs={"toy": "mine"} | {str(folder / "toy"): "mine"})
     assert set(scores["metric"]) == {"acc", "acc_norm"} and set(scores["n"]) == {2}
 
 

@@ -4,8 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import relscale
 
 PACKAGE = Path(relscale.__file__).parent
@@ -16,12 +14,26 @@ ANALYSIS = [
 HEAVY = ("jax", "equinox", "lmfit", "matplotlib.pyplot", "scipy.stats")
 
 
-@pytest.mark.parametrize("module", ANALYSIS)
-def test_no_heavy_import(module):
+EACH = """
+import importlib, os, sys
+import pandas, pyarrow  # what all stand on, once
+heavy, modules = eval(sys.argv[1]), sys.argv[2:]
+assert not [m for m in heavy if m in sys.modules]
+for module in modules:
+    if not (child := os.fork()):
+        importlib.import_module(f"relscale.{module}")
+        if found := [m for m in heavy if m in sys.modules]:
+            print(module, *found, flush=True)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        print(module, "cannot be imported", flush=True)
+"""
+
+
+def test_no_heavy_import():
     """JAX must never come in; lmfit, pyplot and scipy.stats cost about a second each and come in when used."""
-    code = f"import sys, relscale.{module}; print([m for m in {HEAVY} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", EACH, repr(HEAVY), *ANALYSIS], capture_output=True, text=True)  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 
 
 def test_analysis_works_where_jax_cannot_be_imported():
@@ -34,6 +46,13 @@ def test_analysis_works_where_jax_cannot_be_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "7"
+
+
+def test_the_command_line_starts_without_pandas():
+    """Its import takes longer than all of `relscale --help`."""
+    code = "import sys, relscale.cli; print('pandas' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_relative_imports_in_a_second():

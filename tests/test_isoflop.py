@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 
 from relscale.core import UserError
-from relscale.laws.frontiers import FrontierDraws, bootstrap_frontier, frontier, read_frontier
+from relscale.laws.frontiers import frontier, frontier_doubts, read_frontier
 from relscale.laws.isoflop import IsoFlopFit, fit_isoflop
+from relscale.laws.optima import predict_optima
+from relscale.laws.profiles import diverged_runs, match_budgets, poor_fits, run_scatter
 from relscale.suites import load_suite
 
 # D* in 1e9 tokens at the seven budgets, and the exponent of D*, from an independent refit with numpy.polyfit.
@@ -73,9 +75,9 @@ def test_planted_law_is_recovered_exactly_without_noise():
 
 
 def test_vertex_error_is_of_the_right_size():
-    """Over 200 draws the claimed standard error matches the true scatter within 20 % (5 degrees of freedom each)."""
+    """Over 100 draws the claimed standard error matches the true scatter within 20 % (500 errors: 3 %; the scatter is pooled over 25)."""
     truth = np.log10(3 * np.geomspace(1e12, 1e14, 5) ** 0.55)
-    optima = [fit_isoflop(planted(noise=0.005, seed=s)).optima for s in range(200)]
+    optima = [fit_isoflop(planted(noise=0.005, seed=s)).optima for s in range(100)]
     errors = np.array([np.log10(o["num_tokens"]) - truth for o in optima])
     claimed = np.array([o["log10_tokens_stderr"] for o in optima])
     assert np.sqrt((claimed**2).mean()) == pytest.approx(errors.std(), rel=0.2)
@@ -134,8 +136,7 @@ def test_refusals(suite):
         fit_isoflop(rows.assign(run_id="a"))
     with pytest.raises(UserError, match="no rows"):
         fit_isoflop(rows[:0])
-    with pytest.raises(UserError, match="two different"):
-        fit_isoflop(rows[:8]).summary()
+    assert fit_isoflop(rows[:8]).summary()["exponent"].isna().all()
     with pytest.raises(UserError, match="positive and finite"):
         fit_isoflop(rows).predict(-1)
 
@@ -234,7 +235,10 @@ def test_huber_against_a_general_minimiser(suite, by, delta):
             assert optimum["status"] == "edge" and not x.min() < place < x.max()
     if delta == 1.0:
         plain = fit_isoflop(rows, error=LOSS, by=by).optima
-        pd.testing.assert_frame_equal(fit.optima, plain, rtol=1e-9)
+        mine = f"log10_{by}_stderr"  # of Huber from each budget's own residuals, else pooled
+        pd.testing.assert_frame_equal(
+            fit.optima.drop(columns=mine), plain.drop(columns=mine), rtol=1e-9
+        )
 
 
 def test_akima_and_best_against_a_fine_grid(suite):
@@ -274,25 +278,17 @@ def test_methods_do_not_care_for_units_or_order(method, by):
         other.optima["num_params"], fit.optima["num_params"] * 1e5, rtol=1e-7
     )
     np.testing.assert_allclose(other.summary()["exponent"], fit.summary()["exponent"], rtol=1e-6)
-    low, high = (fit.summary("bootstrap", n_bootstrap=100)[c] for c in ("low", "high"))
-    low2, high2 = (other.summary("bootstrap", n_bootstrap=100)[c] for c in ("low", "high"))
-    assert (low < high).all()
-    # a draw of few different runs can leave Huber's rule more than one solution
-    np.testing.assert_allclose([low, high], [low2, high2], rtol=2e-3 if method == "huber" else 1e-5)
 
 
 def test_unknown_options_are_refused():
     rows = planted()
     for options, said in [
         ({"method": "spline"}, "akima"), ({"by": "loss"}, "tokens"), ({"delta": 0}, "positive"),
+        ({"match": "near"}, "auto"), ({"match": -1}, "step"), ({"diverged": "drop"}, "keep"),
+        ({"level": 95}, "share"),
     ]:  # fmt: skip
         with pytest.raises(UserError, match=said):
             fit_isoflop(rows, **options)
-    fit = fit_isoflop(rows)
-    with pytest.raises(UserError, match="bootstrap"):
-        fit.summary("wild")
-    with pytest.raises(UserError, match="at least 100"):
-        fit.summary("bootstrap", n_bootstrap=10)
 
 
 # ---- influence
@@ -327,17 +323,17 @@ def test_influence_is_what_leaving_out_does(method):
 
 
 def test_bonferroni_keeps_its_promise_and_a_bad_run_is_named():
-    """Of 80 clean fits 5 % may name a run: some, and at most 15 % (four standard errors above)."""
-    clean = [planted(noise=0.005, seed=s) for s in range(80)]
+    """Of 50 clean fits 5 % may name a run: some, and at most 18 % (four standard errors above)."""
+    clean = [planted(noise=0.005, seed=s) for s in range(50)]
     named = np.mean([fit_isoflop(r).influence()["suspect"].any() for r in clean])
-    assert 0 < named < 0.15
+    assert 0 < named < 0.18
     rows = clean[0].assign(run_id=lambda r: "run-" + r.index.astype(str))
-    rows.loc[20, "loss"] += 0.2
+    rows.loc[20, "loss"] += 0.06
     fit = fit_isoflop(rows)
     table = fit.influence()
     assert table.loc[table["suspect"], "run"].tolist() == ["run-20"]
     assert "above" in table.loc[20, "reason"]
-    assert "suspect run-20: 0.19" in repr(fit) and "suspect run-20" in fit._repr_html_()
+    assert "suspect run-20: 0.05" in repr(fit) and "suspect run-20" in fit._repr_html_()
     import matplotlib
 
     matplotlib.use("Agg")
@@ -348,8 +344,8 @@ def test_exact_data_and_small_budgets_accuse_nobody():
     assert not fit_isoflop(planted()).influence()["suspect"].any()
     few = fit_isoflop(planted(noise=0.01).groupby("budget_flops").head(4)).influence()
     assert few["p_value"].isna().all() and not few["suspect"].any()
-    lone = fit_isoflop(planted().groupby("budget_flops").head(1)).influence()
-    assert set(lone["status_without"]) == {"no run"}
+    with pytest.raises(UserError, match="name a column of budgets"):
+        fit_isoflop(planted().groupby("budget_flops").head(1))
 
 
 # ---- the array core
@@ -412,7 +408,7 @@ def test_weights_are_repeated_runs_and_leading_axes_broadcast():
     np.testing.assert_allclose(scaled[1], log_values, rtol=0, atol=1e-10)
 
 
-# ---- the bootstrap of the frontier
+# ---- the frontier of a measured suite
 def measured(seed=0, noise=0.002, shared=0.004, n_groups=3, evaluation=0.0):
     """Runs with their macro loss, and a long frame of groups whose errors share each run's luck."""
     runs = planted().assign(run_id=lambda r: "run-" + r.index.astype(str))
@@ -429,147 +425,6 @@ def measured(seed=0, noise=0.002, shared=0.004, n_groups=3, evaluation=0.0):
     return runs.assign(loss=runs["run_id"].map(means)), long
 
 
-def brute(fit, long, scheme, n, seed=5):
-    """The same two bootstraps, one draw at a time, by polyfit on frames."""
-    rng = np.random.default_rng(seed)
-    wide = (
-        long.pivot(index="run_id", columns="group", values="value")
-        .loc[fit.rows["run_id"]]
-        .to_numpy()
-        .T
-    )
-    budgets = fit.rows["budget_flops"].to_numpy()
-    x = np.log10(fit.rows["num_tokens"].to_numpy())
-    out = []
-    for _ in range(n):
-        draw = []
-        for budget in np.unique(budgets):
-            at = np.flatnonzero(budgets == budget)
-            z, y = x[at] - x[at].mean(), wide[:, at]
-            if scheme == "runs":
-                while len(set(z[i := rng.integers(len(at), size=len(at))])) < 3:
-                    pass
-                z, y = z[i], y[:, i]
-            else:
-                design = np.vander(z, 3)
-                hat = design @ np.linalg.inv(design.T @ design) @ design.T
-                curve = y @ hat
-                sign = rng.choice([-1, 1], size=len(at)) * np.sqrt(
-                    rng.choice([0.5, 1, 1.5], size=len(at))
-                )
-                y = curve * np.exp(sign * np.log(y / curve) / np.sqrt(1 - np.diag(hat)))
-            macro = y.mean(axis=0)
-            a, b, _ = np.polyfit(z, macro, 2)
-            place = -b / (2 * a)
-            if a <= 0 or not z.min() <= place <= z.max():
-                place = z[macro.argmin()]
-            draw.append(
-                [place + x[at].mean(), *(np.log(np.polyval(np.polyfit(z, v, 2), place)) for v in y)]
-            )
-        out.append(draw)
-    return np.moveaxis(np.array(out), 2, 1)  # (draws, 1 + groups, budgets)
-
-
-@pytest.mark.parametrize("scheme", ["residuals", "runs"])
-def test_bootstrap_is_the_brute_force_one(scheme):
-    """Means within 5 standard errors; spreads, of ratios too, within 20 %, or 40 % for runs: there a few draws of few
-    runs carry the spread (of 20000 against 8000 draws it agreed within 9 %)."""
-    runs, long = measured()
-    fit = fit_isoflop(runs)
-    draws = bootstrap_frontier(fit, long, scheme=scheme, n_bootstrap=4000)
-    slow = brute(fit, long, scheme, 800)
-    ratio = draws.log_values[:, 1:] - draws.log_values[:, :1]
-    for mine, theirs in [
-        (draws.log10_tokens, slow[:, 0]), (draws.log_values, slow[:, 1:]),
-        (ratio, slow[:, 2:] - slow[:, 1:2]),
-    ]:  # fmt: skip
-        sd = theirs.std(axis=0)
-        assert (np.abs(mine.mean(axis=0) - theirs.mean(axis=0)) < 5 * sd / np.sqrt(700)).all()
-        np.testing.assert_allclose(mine.std(axis=0), sd, rtol=0.2 if scheme == "residuals" else 0.4)
-    assert draws.macro and draws.scale == "train_flops" and draws.groups == ("g0", "g1", "g2")
-    np.testing.assert_allclose(np.exp(draws.log_scale), 3 * draws.budgets)
-
-
-def test_residual_draws_know_the_true_scatter_and_share_the_luck():
-    """Over 40 suites the claimed variances of a value and of a ratio match the true ones within 35 % (40 suites x 5
-    budgets know them to 10 %, draws of budgets with 5 free residuals add their own scatter)."""
-    runs, long = measured(0, 0.0, 0.0)
-    truth = frontier(fit_isoflop(runs), long)["value"].to_numpy(float)
-    errors, claims = [], []
-    for seed in range(40):
-        runs, long = measured(seed)
-        draws = bootstrap_frontier(fit_isoflop(runs), long, n_bootstrap=200)
-        off = np.log(draws.points["value"].to_numpy(float) / truth).reshape(3, 5)
-        errors.append([off[1], off[1] - off[0]])
-        logs = draws.log_values
-        claims.append([logs[:, 1].var(axis=0), (logs[:, 1] - logs[:, 0]).var(axis=0)])
-    true, claimed = np.square(errors).mean(axis=(0, 2)), np.mean(claims, axis=(0, 2))
-    assert claimed == pytest.approx(true, rel=0.35)
-    assert claimed[1] < claimed[0]  # signs of each group's own would make it twice as large
-
-
-def test_bootstrap_modes():
-    runs, long = measured(evaluation=0.03)
-    fit = fit_isoflop(runs)
-    smooth = bootstrap_frontier(fit, long, n_bootstrap=200)
-    noisy = bootstrap_frontier(fit, long, n_bootstrap=200, evaluation_noise=True)
-    near = bootstrap_frontier(fit, long, how="nearest", scheme="runs", n_bootstrap=500)
-    bare = bootstrap_frontier(
-        fit, long, how="nearest", scheme="runs", n_bootstrap=500, evaluation_noise=False
-    )
-    assert (smooth.evaluation_noise, noisy.evaluation_noise, near.evaluation_noise) == (
-        False,
-        True,
-        True,
-    )
-    spread = [d.log_values.std(axis=0).mean() for d in (smooth, noisy, bare, near)]
-    assert spread[1] > 1.2 * spread[0] and spread[3] > 1.2 * spread[2]
-    again = bootstrap_frontier(
-        fit, long.sample(frac=1, random_state=0).sort_values("group"), n_bootstrap=200
-    )
-    np.testing.assert_allclose(again.log_values, smooth.log_values, rtol=0, atol=1e-12)
-    other = bootstrap_frontier(fit, long, n_bootstrap=200, seed=1)
-    assert np.abs(other.log_values - smooth.log_values).max() > 1e-4
-    # a loss that is not the mean over groups has residuals of its own and the same signs: nearly the same draws
-    held = bootstrap_frontier(fit, long, n_bootstrap=200, macro=False)
-    assert not bootstrap_frontier(
-        fit_isoflop(runs.assign(loss=runs["loss"] * 2)), long, n_bootstrap=100
-    ).macro
-    np.testing.assert_allclose(held.log_values, smooth.log_values, rtol=0, atol=2e-3)
-    table = smooth.summary()
-    assert (table["low"] < table["value"]).mean() > 0.9 < (table["high"] > table["value"]).mean()
-
-
-def test_budgets_without_residuals_borrow_them():
-    runs, long = measured()
-    first = runs["budget_flops"].min()
-    drop = runs[runs["budget_flops"] == first]["run_id"].iloc[[0, 1, 5, 6, 7]]
-    thin, kept = runs[~runs["run_id"].isin(drop)], long[~long["run_id"].isin(drop)]
-    draws = bootstrap_frontier(fit_isoflop(thin), kept, n_bootstrap=300)
-    spread = draws.log_values.std(axis=0)
-    assert (spread[:, 0] > spread[:, 1:].min()).all()  # three runs tell less than eight
-    three = thin.groupby("budget_flops").head(3)
-    with pytest.raises(UserError, match="fourth shape"):
-        bootstrap_frontier(fit_isoflop(three), kept[kept["run_id"].isin(three["run_id"])])
-
-
-def test_bootstrap_refusals():
-    runs, long = measured()
-    fit = fit_isoflop(runs)
-    for rows, options, said in [
-        (long[1:], {}, "group 'g0' has no row of run"), (long, {"scheme": "pairs"}, "residuals"),
-        (pd.concat([long, long[:1]]), {}, "two rows"), (long, {"n_bootstrap": 9}, "at least 100"),
-        (long.drop(columns="stderr"), {"evaluation_noise": True}, "stderr"),
-        (long.assign(value=long["value"] - 5), {}, "positive"),
-    ]:  # fmt: skip
-        with pytest.raises(UserError, match=said):
-            bootstrap_frontier(fit, rows, **options)
-    with pytest.raises(UserError, match="not in the fit"):
-        bootstrap_frontier(fit_isoflop(runs[:-1]), long)
-    with pytest.raises(UserError, match="akima"):
-        bootstrap_frontier(fit_isoflop(runs, method="akima"), long)
-
-
 def test_json_both_ways(suite):
     for fit in (
         fit_isoflop(published(suite), error=LOSS),
@@ -584,25 +439,199 @@ def test_json_both_ways(suite):
             fit.by,
             fit.delta,
         )
+
+
+# ---- runs that diverged, budgets as spent, optima that were not measured
+def sweep(num_budgets=5, num_runs=12, noise=0.004, seed=0, half_width=5.8):
+    """A suite on a surface of Chinchilla's form with exponents and floor of its own."""
+    rng, parts = np.random.default_rng(seed), []
+    for budget in np.geomspace(1e18, 1e20, num_budgets):
+        params = np.geomspace(1 / half_width, half_width, num_runs) * np.sqrt(budget / 120)
+        tokens = budget / 6 / params
+        loss = 1.7 + 406 * params**-0.34 + 410 * tokens**-0.28 + rng.normal(0, noise, num_runs)
+        parts.append(pd.DataFrame({"budget_flops": budget, "num_tokens": tokens, "num_params": params, "loss": loss}))  # fmt: skip
+    rows = pd.concat(parts, ignore_index=True)
+    return rows.assign(run_id="run-" + rows.index.astype(str))
+
+
+def spoil(rows, budget, count, rng, end=False):
+    """The rows with `count` runs of a budget between 1.5 and 8 nats too high, and which."""
+    at = rows.index[rows["budget_flops"] == rows["budget_flops"].unique()[budget]]
+    at = at[-count:] if end else rng.choice(at, count, replace=False)
+    return rows.assign(
+        loss=rows["loss"].add(pd.Series(rng.uniform(1.5, 8, count), at), fill_value=0)
+    ), at
+
+
+@pytest.mark.parametrize(("num_runs", "count"), [(5, 1), (7, 2), (8, 2), (12, 3)])
+@pytest.mark.parametrize("end", [False, True])
+def test_diverged_runs_are_left_out_and_said(num_runs, count, end):
+    """The fit is that of the suite without them, exactly; three suites a case, at any place and masked at an end."""
+    rng = np.random.default_rng(num_runs)
+    for seed in range(3):
+        clean = sweep(num_runs=num_runs, seed=seed)
+        rows, bad = spoil(clean, 2 * seed, count, rng, end)
+        fit, truth = fit_isoflop(rows), fit_isoflop(clean.drop(index=bad))
+        assert set(fit.rows.loc[fit.left_out, "run_id"]) == set(clean.loc[bad, "run_id"])
+        np.testing.assert_allclose(fit.optima["num_tokens"], truth.optima["num_tokens"], rtol=1e-9)
+        np.testing.assert_allclose(fit.optima["loss"], truth.optima["loss"], rtol=1e-12)
+        assert sum("diverged run-" in said for said in fit.doubts) == count
+        assert fit.influence()["suspect"].sum() >= count and len(fit.influence()) == len(rows)
+        assert IsoFlopFit.from_json(fit.to_json()).doubts == fit.doubts
+
+
+def test_a_parabola_that_diverged_runs_spoil_is_no_optimum():
+    """Five of twelve, one of four, or three that are kept: the best run stands in, and is not measured."""
+    rng = np.random.default_rng(0)
+    for num_runs, count, options in [(12, 5, {}), (4, 1, {}), (12, 3, {"diverged": "keep"})]:
+        rows, bad = spoil(sweep(num_runs=num_runs), 2, count, rng)
+        optimum = fit_isoflop(rows, **options).optima.iloc[2]
+        part = rows[rows["budget_flops"] == rows["budget_flops"].unique()[2]]
+        assert optimum["status"] != "interior" and optimum["reason"]
+        assert optimum["loss"] == part["loss"].min()
+
+
+def test_clean_suites_lose_nothing(suite):
+    """Wide grids on a skewed surface, real suites on both axes, and noise: at most 5 % of 200 suites of pure noise."""
+    for width in (5.8, 30, 300):
+        for seed in range(2):
+            assert not fit_isoflop(sweep(half_width=width, seed=seed)).left_out.any()
+    for _, rows in suite.groupby("corpus"):
+        for by in ("tokens", "params"):
+            fit = fit_isoflop(rows, error=LOSS, by=by)
+            assert not fit.left_out.any() and set(fit.optima["status"]) == {"interior"}
+    rng, x, budget = np.random.default_rng(0), np.tile(np.linspace(-1, 1, 8), 3), np.repeat(np.arange(3), 8)  # fmt: skip
+    lost = [diverged_runs(x, 100 + rng.normal(size=24), budget).any() for _ in range(200)]
+    poor = [bool(poor_fits(x, 100 + rng.normal(size=24), budget)) for _ in range(200)]
+    assert np.mean(lost) < 0.05 and np.mean(poor) < 0.03
+
+
+@pytest.mark.parametrize("spread", [2e-5, 0.3])
+def test_budgets_as_spent_are_recognised(spread):
+    rng, rows = np.random.default_rng(0), sweep(num_runs=7)
+    nominal = fit_isoflop(rows)
+    spent = rows.assign(budget_flops=rows["budget_flops"] * (1 + spread * rng.random(len(rows))))
+    fit = fit_isoflop(spent)
+    np.testing.assert_allclose(fit.optima["num_tokens"], nominal.optima["num_tokens"], rtol=1e-9)
+    assert "35 runs in 5 budgets" in fit.doubts[0] and "35 runs in 5 budgets" in repr(fit)
+    # the exponent moves by no more than the budgets' means, which are known to spread / sqrt(12 * 7)
+    assert fit.summary().exponent["num_tokens"] == pytest.approx(
+        nominal.summary().exponent["num_tokens"], abs=spread / 20 + 1e-6
+    )
+    long = pd.concat(
+        [spent.assign(group=g, value=spent["loss"] * k) for g, k in (("a", 1), ("b", 2))]
+    )
+    points = frontier(fit, long)
+    assert len(points) == 10 and points["interior"].all()
+    np.testing.assert_allclose(points["value"][:5], nominal.optima["loss"], rtol=1e-9)
+    with pytest.raises(UserError, match="in no budget of the fit"):
+        frontier(fit, long.assign(budget_flops=long["budget_flops"] * 2))
+    assert len(fit_isoflop(spent, match=0.31).optima) == 5
+    ladder = rows.assign(budget_flops=np.geomspace(1e18, 1e20, len(rows)))
+    with pytest.raises(UserError, match="match=0.3"):
+        fit_isoflop(ladder)
+    assert fit_isoflop(ladder, match=0.2).optima["num_runs"].tolist() == [35]
+    assert match_budgets([1.0, 1.1, 4.0], [1, 2, 3], 0.2).tolist() == [0, 0, 1]
+
+
+def test_no_law_through_optima_that_were_not_measured():
+    """All grids on one side: NaN, and a sentence; one at the edge: the law of the others, as polyfit has it."""
+    rows = planted(noise=0.005)
+    right = rows.groupby("budget_flops")["num_tokens"].rank() > 5
+    fit = fit_isoflop(rows[right])
+    assert fit.summary()["exponent"].isna().all() and fit.predict(1e15).drop(columns="budget_flops").isna().all(axis=None)  # fmt: skip
+    assert any("cannot be told" in said for said in fit.doubts)
+    long = rows[right].assign(group="a", value=rows["loss"])
+    points = frontier(fit, long)
+    assert not points["interior"].any() and "cannot be told" in frontier_doubts(points)[-1]
+    one = fit_isoflop(rows[right | (rows["budget_flops"] > rows["budget_flops"].min())])
+    kept = one.optima[one.optima["status"] == "interior"]
+    assert len(kept) == 4
+    slope = np.polyfit(np.log(kept["budget_flops"]), np.log(kept["num_tokens"]), 1)[0]
+    assert one.summary().at["num_tokens", "exponent"] == pytest.approx(slope, rel=1e-9)
+
+
+def test_a_group_whose_own_runs_are_off_is_told_and_the_others_stay():
     runs, long = measured()
-    draws = bootstrap_frontier(fit_isoflop(runs), long, n_bootstrap=100)
-    back = FrontierDraws.from_json(draws.to_json())
-    pd.testing.assert_frame_equal(back.summary(), draws.summary(), check_exact=True)
-    assert repr(back) == repr(draws) and back.to_json() == draws.to_json()
+    fit, bad = fit_isoflop(runs), [f"run-{i}" for i in (32, 35)]
+    off = (long["group"] == "g1") & long["run_id"].isin(bad)
+    broken = long.assign(value=long["value"].where(~off, 11.0))
+    points, clean = frontier(fit, broken), frontier(fit, long)
+    other = points["group"] != "g1"
+    pd.testing.assert_frame_equal(points[other], clean[other])
+    expected = frontier(fit, long[~off])
+    np.testing.assert_allclose(points["value"], expected["value"], rtol=1e-12)
+    assert points.loc[~other, "num_left_out"].tolist() == [0, 0, 0, 0, 2]
+    assert len(frontier_doubts(points)) == 1 and frontier_doubts(points)[0].startswith(
+        "g1: runs at"
+    )
+    assert not frontier_doubts(clean)
 
 
-def test_bootstrap_is_fast(suite):
-    """255 runs, three groups, 1000 draws, both schemes: 10 s are allowed, a tenth of a second is usual."""
-    import time
+def test_scatter_of_single_runs_is_pooled():
+    """The textbook's pooled variance of the residuals over the fitted values, from numpy.polyfit."""
+    runs, long = measured()
+    a = long[long["group"] == "g1"]
+    squares = free = 0
+    for _, part in a.groupby("budget_flops"):
+        x = np.log10(part["num_tokens"].to_numpy())
+        curve = np.polyval(np.polyfit(x, part["value"], 2), x)
+        squares, free = squares + np.sum((part["value"] / curve - 1) ** 2), free + len(x) - 3
+    points = frontier(fit_isoflop(runs), long).query("group == 'g1'")
+    assert points["sigma_run"].iloc[0] == pytest.approx(np.sqrt(squares / free), rel=1e-9)
+    assert set(points["run_df"]) == {free} == {25}
+    assert np.isnan(run_scatter(np.arange(3.0), np.ones(3), np.zeros(3, int))[0])
 
-    key = ["budget_flops", "num_tokens", "num_params"]
-    long = suite.assign(group=suite["corpus"], value=suite[LOSS])[[*key, "group", "value"]]
-    fit = fit_isoflop(long.groupby(key, as_index=False)["value"].mean(), error="value")
-    start = time.perf_counter()
-    for scheme in ("residuals", "runs"):
-        assert bootstrap_frontier(fit, long, scheme=scheme, n_bootstrap=1000).log_values.shape == (
-            1000,
-            3,
-            7,
-        )
-    assert time.perf_counter() - start < 10
+
+# ---- three intervals of a forecast
+def test_far_interval_is_the_profile_likelihood_of_a_dense_search():
+    """Against the definition on a grid of floors and slopes, the gain solved by scipy, to a twentieth of the width: the grid is finer."""
+    from scipy.optimize import minimize_scalar
+    from scipy.special import stdtrit
+
+    rng, budgets = np.random.default_rng(3), np.geomspace(1e18, 1e20, 6)
+    u, at = np.log(budgets / 1e19), np.log(1e21 / 1e19)
+    v = np.log(1.6 + 1.3 * np.exp(-0.15 * u)) + 0.003 * rng.normal(size=6)
+    optima = pd.DataFrame({"budget_flops": budgets, "num_tokens": budgets, "num_params": 1.0, "loss": np.exp(v), "status": "interior"})  # fmt: skip
+    found = predict_optima(optima, "budget_flops", 1e21, law="floored").iloc[0]
+    costs, places = [], []
+
+    def gain(floor, slope):
+        def cost(g):
+            return np.sum((v - np.log(floor + np.exp(g - slope * u))) ** 2)
+
+        return minimize_scalar(cost, bracket=(-1, 1))
+
+    for floor in np.concatenate([[0], np.exp(v.min()) * (1 - np.geomspace(0.95, 1e-2, 20))]):
+        best = minimize_scalar(lambda s, f=floor: gain(f, s).fun, bounds=(0.01, 5), method="bounded")  # fmt: skip
+        for slope in best.x * np.linspace(0.7, 1.3, 61):
+            found_gain = gain(floor, slope)
+            costs.append(found_gain.fun)
+            places.append(floor + np.exp(found_gain.x - slope * at))
+    allowed = np.array(costs) <= min(costs) * (1 + stdtrit(3, 0.975) ** 2 / 3)
+    low, high = np.array(places)[allowed].min(), np.array(places)[allowed].max()
+    assert [found["loss_low"], found["loss_high"]] == pytest.approx(
+        [low, high], abs=(high - low) / 20
+    )
+
+
+def test_forecast_intervals_nest_and_follow_the_level():
+    fit = fit_isoflop(sweep())
+    near, far = fit.predict([1e19, 1e21]).to_dict("records")
+    for row in (near, far):
+        order = [row[f"loss_{k}"] for k in ("far_low", "new_low", "low")] + [row["loss"]]
+        order += [row[f"loss_{k}"] for k in ("high", "new_high", "far_high")]
+        assert order == sorted(order)
+    assert (
+        near["loss_far_high"] == near["loss_new_high"]
+        and far["loss_far_high"] > far["loss_new_high"]
+    )
+    narrow = fit_isoflop(sweep(), level=0.8).predict(1e21).iloc[0]
+    assert (
+        narrow["loss_far_high"] < far["loss_far_high"]
+        and narrow["num_tokens_low"] > far["num_tokens_low"]
+    )
+    truth = np.linspace(6, 12, 60001)
+    params = 10**truth
+    best = (1.7 + 406 * params**-0.34 + 410 * (1e21 / 6 / params) ** -0.28).min()
+    assert far["loss_far_low"] < best < far["loss_far_high"] and best > far["loss_high"]

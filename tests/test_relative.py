@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from relscale.core import UserError
 from relscale.laws.relative import fit_relative
 
-METHODS = ("t", "pairs", "wild")
+METHODS = ("t", "pairs")
 
 
 def long_frame(laws, scales, noise=0.0, seed=0, base=(30.0, -0.05)):
@@ -74,30 +74,6 @@ def test_pairs_draws_equal_a_fit_of_each_resample():
             np.testing.assert_allclose([slope[g], height[g]], direct, rtol=1e-6, atol=1e-9)
 
 
-def test_wild_draws_equal_a_fit_of_each_resample():
-    from relscale.laws.intervals import wild_draws
-    from relscale.laws.lines import fit_lines
-
-    x, y = np.log(SCALES), np.random.default_rng(5).normal(size=(1, 7))
-    z, n = x - x.mean(), 7
-    for null in (False, True):
-        intercepts, slopes, sigma = wild_draws(x, y, 30, 11, null=null)
-        webb = np.sqrt([0.5, 1.0, 1.5])
-        v = np.random.default_rng(11).choice(np.concatenate([-webb, webb]), size=(30, n))
-        fit = fit_lines(x, y)
-        height, slope = fit.intercept, fit.slope
-        fitted = height[0] + (0 if null else slope[0]) * z
-        hat = 1 / n + (0 if null else z**2 / (z @ z))
-        for b in range(30):
-            star = fitted + v[b] * (y[0] - fitted) / np.sqrt(1 - hat)
-            one = fit_lines(x, star[None])
-            h, s, sd = one.intercept, one.slope, one.sigma
-            expected = [h[0] - height[0], s[0] - (0 if null else slope[0]), sd[0]]
-            np.testing.assert_allclose(
-                [intercepts[b, 0], slopes[b, 0], sigma[b, 0]], expected, rtol=1e-9, atol=1e-12
-            )
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_swapping_the_baseline_flips_the_sign(method):
     rows = long_frame({"other": (1.2, -0.02)}, SCALES, noise=0.01)
@@ -115,7 +91,10 @@ def test_swapping_the_baseline_flips_the_sign(method):
         rtol=1e-9,
     )
     assert (there["verdict_gap"], back["verdict_gap"]) == ("gap narrows", "gap narrows")
-    assert (there["verdict_rate"], back["verdict_rate"]) == ("improves faster", "improves slower")
+    assert (there["verdict_rate"], back["verdict_rate"]) == (
+        "improves faster",
+        "improves more slowly",
+    )
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -189,7 +168,7 @@ def test_verdicts_in_words():
         "crosser": "crosses parity",
         "nears": "gap narrows",
     }
-    assert table.loc["nears", "verdict_rate"] == "improves slower"
+    assert table.loc["nears", "verdict_rate"] == "improves more slowly"
     assert table.loc["level", "verdict"].startswith("unresolved: ")
 
 
@@ -214,10 +193,13 @@ def test_nearly_equal_scales_pair_and_runs_pair_by_name():
     )
     np.testing.assert_allclose(plain, jittered, rtol=1e-4)
     seeds = pd.concat([rows.assign(run_id=rows["train_flops"].astype(str) + s) for s in "ab"])
-    with pytest.raises(UserError, match="two rows"):
-        fit_relative(seeds, baseline="base")
-    paired = fit_relative(seeds, baseline="base", run="run_id")
-    assert set(paired.summary()["num_budgets"]) == {7} and len(paired.lines.x) == 14
+    for run in ("run_id", None):  # named or found, two runs of a budget are one unit
+        paired = fit_relative(seeds, baseline="base", run=run)
+        assert set(paired.summary()["num_budgets"]) == {7} and len(paired.lines.x) == 7
+        assert len(paired.pairs.points) == 14
+    np.testing.assert_allclose(
+        paired.summary()["stderr"], fit_relative(rows, baseline="base").summary()["stderr"]
+    )
 
 
 def test_few_scales():
@@ -308,14 +290,15 @@ def test_one_end_that_is_surely_off_parity_decides_the_gap():
     for scale, level in ((3e18, "opens"), (3e20, "closes")):
         band = fit.predict(scale).set_index("group").loc[level]
         assert band["low"] < 1 < band["high"]  # so this end says nothing
-    assert fit.summary()["verdict_gap"].to_dict() == {
-        "closes": "gap narrows",
-        "opens": "gap widens",
-    }
+    gaps = fit.summary()[
+        "verdict_gap"
+    ]  # noise decides on which side of parity the fitted line ends
+    assert gaps["closes"] in ("gap narrows", "reaches parity")
+    assert gaps["opens"] in ("gap widens", "leaves parity")
 
 
 def test_p_values_are_adjusted_as_asked():
-    """Holm by default, and Benjamini and Hochberg on demand, each written out here; the verdicts go by them."""
+    """Holm, and Benjamini and Hochberg, each written out here; the verdicts go by them."""
     slopes = {f"g{i}": (1.1, -0.0012 * i) for i in range(8)}
     rows, found = long_frame(slopes, SCALES, noise=0.005, seed=2), {}
     for adjust in ("holm", "bh"):
@@ -329,13 +312,15 @@ def test_p_values_are_adjusted_as_asked():
         found[adjust] = (table["verdict_rate"] != "unresolved").sum()
         assert found[adjust] == (wanted < 0.05).sum()
     default = fit_relative(rows, baseline="base").summary()["verdict_rate"]
-    assert found["bh"] > found["holm"] == (default != "unresolved").sum() > 0
+    assert (
+        found["bh"] > found["holm"] and (default != "unresolved").sum() >= found["holm"] > 0
+    )  # max-t
 
 
 def test_stderr_of_a_bootstrap_is_the_deviation_of_its_slopes():
     """300 resamples of the seven points, drawn as the fit draws them and fitted one by one."""
     rows = long_frame({"a": (1.1, -0.02), "b": (1.2, 0.01)}, SCALES, noise=0.01)
-    fit = fit_relative(rows, baseline="base", interval="pairs", n_bootstrap=300, seed=5)
+    fit = fit_relative(rows, baseline="base", interval="pairs", n_bootstrap=300, random_seed=5)
     x, picked = np.log(SCALES), np.random.default_rng(5).integers(7, size=(300, 7))
     for name, y in zip(fit.summary().index, fit.log_ratio, strict=True):
         slopes = [np.polyfit(x[draw] - x.mean(), y[draw], 1)[0] for draw in picked]

@@ -356,6 +356,15 @@ def test_a_corrupt_line_is_named(opened, tmp_path, line):
     json.loads(first)
 
 
+def test_a_changed_answer_is_not_taken_for_the_models(opened, tmp_path):
+    path = tmp_path / "answers.jsonl"
+    log_likelihoods(opened, REQUESTS[:2], results=path)
+    first, second = path.read_text().splitlines()
+    path.write_text(f"{first}\n{second.replace('true', 'null').replace('false', 'true')}\n")
+    with pytest.raises(UserError, match=r"answers\.jsonl:2: .* damaged"):
+        log_likelihoods(opened, REQUESTS[:2], results=path)
+
+
 @pytest.mark.parametrize(
     ("requests", "change", "options", "message"),
     [
@@ -411,3 +420,90 @@ def test_rows_over_devices(answers):
     assert done.returncode == 0, done.stderr[-3000:]
     for on_mesh in json.loads(done.stdout.splitlines()[-1]):
         assert_same([asked.Likelihood(*a) for a in on_mesh], answers)
+
+
+# --- tokens that span the join ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def joining(opened):
+    """A byte-level tokenizer without a splitting rule: it merges across spaces, line ends and punctuation."""
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(
+        ["Answer: C\n", "Q. x\nAnswer: naïve", "hello worlds"] * 50, trainer
+    )
+    return replace(opened, tokenizer=tokenizer)
+
+
+def test_bytes_are_those_of_the_tokens_that_are_scored(joining):
+    """Every cut of a text in two, and pieces put together at random; what is scored decodes to `num_bytes` bytes."""
+    random, text = np.random.default_rng(0), "Q. x\nAnswer: naïve hello worlds\nAnswer: C or naïve"
+    pieces = ["Answer:", " C", "\n", " na", "ïve", "hello", " wor", "lds", " ", "Q. ", "€"]
+    pairs = [(text[:i], text[i:]) for i in range(len(text))]
+    pairs += [
+        tuple("".join(random.choice(pieces, random.integers(1, 5))) for _ in range(2))
+        for _ in range(500)
+    ]
+    kept = asked.tokenize_requests(joining, [Request(*p) for p in pairs], joined="keep")
+    encode = lambda t: joining.tokenizer.encode(t, add_special_tokens=False).ids  # noqa: E731
+    partial = 0
+    for (context, continuation), one in zip(pairs, kept, strict=True):
+        after = encode(context + continuation)[len(encode(context.rstrip())) :]
+        assert one.num_targets == len(after)  # the harness's rule
+        assert [*one.tokens[len(one.tokens) - len(after) :]] == after
+        alphabet = dict(zip(map(ord, byte_letters()), range(256), strict=True))
+        scored = "".join(joining.tokenizer.id_to_token(i) for i in after)
+        assert one.num_bytes == len(bytes(alphabet[ord(c)] for c in scored))
+        partial += 0 < one.num_bytes < len(continuation.encode())
+    assert partial > 50 and sum(one.num_targets == 0 for one in kept) > 10
+
+
+def byte_letters() -> list[str]:
+    """The letter that stands for each byte in byte-level vocabularies, GPT-2's rule."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    other = iter(range(256, 512))
+    return [chr(b) if b in visible else chr(next(other)) for b in range(256)]
+
+
+def test_bytes_of_a_tokenizer_that_says_where_its_tokens_begin(opened):
+    """Not byte-level: a BPE over characters that merges across the space."""
+    from tokenizers import models
+
+    letters = {c: i + 1 for i, c in enumerate("abc é")}
+    tokenizer = Tokenizer(
+        models.BPE(vocab={"<s>": 0, **letters, "a ": 6, "a b": 7}, merges=[("a", " "), ("a ", "b")])
+    )
+    other = replace(opened, tokenizer=tokenizer)
+    (one,) = asked.tokenize_requests(other, [Request("a", " bé")])
+    assert (one.num_targets, one.num_bytes) == (1, 2)  # of [a b][é] what follows the first token
+    with pytest.raises(UserError, match="merges all of it"):
+        asked.tokenize_requests(other, [Request("a", " b")])
+
+
+def test_a_request_without_a_token_can_be_kept(joining, tmp_path):
+    requests = [Request("Answer:", " naïve"), Request("hello wor", "lds"), Request("€", " C")]
+    answers = log_likelihoods(joining, requests, joined="keep", results=tmp_path / "a.jsonl")
+    none = [a.num_tokens == 0 for a in answers]
+    assert any(none) and not all(none)
+    for answer in answers:
+        assert (
+            np.isnan(answer.log_likelihood) == (answer.num_tokens == 0) == (answer.num_bytes == 0)
+        )
+    stored = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert len(stored) == none.count(False) and not any("NaN" in line for line in stored)
+    again = log_likelihoods(joining, requests, joined="keep", results=tmp_path / "a.jsonl")
+    assert str(again) == str(answers)
+    with pytest.raises(UserError, match="merges all of it with the end of the context"):
+        log_likelihoods(joining, requests)
+    with pytest.raises(UserError, match="'refuse' or 'keep'"):
+        log_likelihoods(joining, requests, joined="drop")

@@ -1,6 +1,8 @@
 """The contract between training and analysis: what it refuses, and what files keep."""
 
 import hashlib
+import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,8 @@ import pandas as pd
 import pytest
 
 from relscale.core import UserError
-from relscale.suites import load_scores, load_suite
+from relscale.eval.items import MMLU_DOMAINS
+from relscale.suites import load_items, load_scores, load_suite
 from relscale.tables import (
     RUNS_SCHEMA,
     join_scores,
@@ -287,3 +290,120 @@ def test_published_suite_is_remade(suite, source, tmp_path):
     for made in tmp_path.glob("*.parquet"):  # its bytes hold the writer's version
         again, kept = pd.read_parquet(made), pd.read_parquet(shipped / made.name)
         pd.testing.assert_frame_equal(again, kept, check_exact=True)
+
+
+def test_gemstones_and_leaderboard_are_what_their_cards_say():
+    gems, scores = load_suite("gemstones"), load_scores("gemstones")
+    assert (
+        gems.groupby("model").size().tolist() == [35] * 22
+        and (gems["status"] == "finished").sum() == 22
+    )
+    subjects = scores[(scores["task"] == "mmlu") & (scores["metric"] == "loss")]
+    assert subjects.groupby("run_id").size().unique() == [57] and len(scores) == 59_378
+    items = pd.read_csv(ROOT / "data/gemstones/subjects.csv").groupby("group")["n"].sum()
+    assert items.to_dict() == {
+        "humanities": 4705,
+        "other": 3107,
+        "social_sciences": 3077,
+        "stem": 3153,
+    }
+    assert (subjects.groupby("run_id")["n"].sum() == 14_042).all()
+    # the authors' own FLOPs of one of their models, from their table, and twice the work with twice the tokens
+    one = gems.set_index("run_id")
+    assert one.loc["1024x28@2385", "train_flops"] == pytest.approx(35793708161496514560, rel=1e-12)
+    assert one.loc["1024x28@4770", "train_flops"] == 2 * one.loc["1024x28@2385", "train_flops"]
+    assert one.loc["1024x28", ["num_params", "num_tokens"]].tolist() == [
+        543_482_880,
+        350_119_526_400,
+    ]
+    losses = load_items("gemstones", model=["256x23", "3072x12"], step=83475)  # two columns of 220
+    means = losses.groupby(["run_id", "member"])["value"].mean()
+    held = subjects.set_index(["run_id", "member"])["value"].loc[means.index]
+    np.testing.assert_allclose(means, held, rtol=1e-3)  # float16 of the items: 5e-4 each
+    board, answers = load_suite("leaderboard"), load_scores("leaderboard")
+    assert (len(board), board["family"].nunique(), len(answers)) == (104, 31, 104 * 62)
+    flops = 6.0 * board["num_params"] * board["num_tokens"]
+    np.testing.assert_allclose(board["train_flops"], flops, rtol=1e-9)
+    rows = join_scores(board, answers, task="mmlu", metric="accuracy")
+    assert rows.groupby("group")["member"].nunique().to_dict() == {
+        "humanities": 13, "other": 13, "social_sciences": 12, "stem": 19
+    }  # fmt: skip
+
+
+def made_up_gemstones(root, rng):
+    """A checkout of the form of the source repository, of two models at two checkpoints; and what was written."""
+    written, revisions = {}, ("main", "step_00002385")
+    for model in ("Gemstone-256x23", "Gemstone-384x13"):
+        for revision in revisions:
+            place = root / "benchmarks/bhagia_task_losses" / model / revision
+            place.mkdir(parents=True)
+            tasks = dict.fromkeys(
+                ("arcc", "arce", "coqa", "openbook", "piqa", "siqa", "winogrande"), ["main"]
+            )
+            tasks |= {
+                "hellaswag": ["indomain", "zeroshot"],
+                "mmlu": sum(map(list, MMLU_DOMAINS.values()), []),
+            }
+            for task, parts in tasks.items():
+                losses = {part: rng.uniform(1, 9, 3 + len(part) % 3).tolist() for part in parts}
+                (place / f"losses_{task}.json").write_text(json.dumps(losses))
+                written[model, revision, task] = losses
+    names = [f"{m}-{r}" for m in ("Gemstone-256x23", "Gemstone-384x13") for r in revisions]
+    columns = ("arc:challenge", "arc:easy", "commonsense_qa", "hellaswag", "mmlu", "openbookqa", "piqa", "siqa", "winogrande")  # fmt: skip
+    for end in ("", "_err"):
+        table = pd.DataFrame(rng.uniform(0, 1, (4, 9)), index=names, columns=columns)
+        table.to_parquet(root / f"benchmarks/light_eval_df{end}.parquet")
+    text = root / "other_validation_losses/dclm_losses"
+    text.mkdir(parents=True)
+    (text / "Gemstone-256x23.json").write_text(json.dumps({"main": 3.5, "step_00002385": 4.5}))
+    return written
+
+
+def made(suite, checkout, folder):
+    """The tables that a suite's maker writes beside itself, from a checkout."""
+    folder.mkdir()
+    (folder / "make.py").write_bytes((ROOT / "data" / suite / "make.py").read_bytes())
+    subprocess.run([sys.executable, folder / "make.py", checkout], check=True, cwd=ROOT)
+    return read_table(folder / "runs.csv"), read_table(folder / "scores.parquet")
+
+
+def test_gemstones_are_made_from_a_checkout(tmp_path):
+    written = made_up_gemstones(tmp_path / "source", np.random.default_rng(0))
+    runs, scores = made("gemstones", tmp_path / "source", tmp_path / "made")
+    shipped = load_suite("gemstones").set_index("run_id").loc[runs["run_id"]].reset_index()
+    pd.testing.assert_frame_equal(validate_runs(runs), shipped)  # which the authors' table holds
+    assert len(scores) == 4 * (57 + 9 + 9) + 2
+    at = scores.set_index(["run_id", "task", "group", "metric", "member"])["value"].sort_index()
+    law = written["Gemstone-256x23", "step_00002385", "mmlu"]["professional_law"]
+    key = ("256x23@2385", "mmlu", "humanities", "loss", "professional_law")
+    assert at.loc[key] == pytest.approx(sum(law) / len(law), rel=1e-14)
+    row = scores[(scores["run_id"] == "256x23@2385") & (scores["member"] == "professional_law")]
+    assert row["stderr"].item() == pytest.approx(statistics.stdev(law) / len(law) ** 0.5, rel=1e-12)
+    items = pd.read_parquet(tmp_path / "made/items.parquet", columns=["member", "384x13"])
+    own = items.loc[items["member"] == "virology", "384x13"].astype(float)
+    np.testing.assert_allclose(
+        own, written["Gemstone-384x13", "main", "mmlu"]["virology"], rtol=5e-4
+    )
+
+
+def test_leaderboard_is_made_from_a_checkout(tmp_path):
+    rng, names = np.random.default_rng(0), sum(map(list, MMLU_DOMAINS.values()), [])
+    table = pd.DataFrame(
+        rng.uniform(0, 1, (4, 62)),
+        columns=[f"hendrycksTest-{n}" for n in names]
+        + ["ARC", "HellaSwag", "Winogrande", "TruthfulQA", "GSM8K"],
+    )
+    table.insert(0, "Model", ["a-1b", "a-7b", "a-7b-chat", "lost"])
+    table = table.assign(Family="a", Instruct=[False, False, True, False])
+    table["#Params (B)"], table["Pretraining Data Size (T)"] = [1.0, 7.0, 7.0, 1.0], 0.3
+    table["FLOPs (1E21)"] = [1.8, 12.6, 12.6, np.nan]
+    (tmp_path / "source/data").mkdir(parents=True)
+    table.to_csv(tmp_path / "source/data/data_v1.csv")
+    runs, scores = made("leaderboard", tmp_path / "source", tmp_path / "made")
+    assert runs["run_id"].tolist() == ["a-1b", "a-7b"] and runs["train_flops"].tolist() == [
+        1.8e21,
+        1.26e22,
+    ]
+    of_law = scores[scores["member"] == "professional_law"].set_index("run_id")
+    assert of_law["value"].tolist() == table["hendrycksTest-professional_law"][:2].tolist()
+    assert of_law["n"].tolist() == [1534, 1534] and set(of_law["group"]) == {"humanities"}

@@ -11,7 +11,7 @@ jax = pytest.importorskip("jax", reason="training needs the extra `train`")
 import jaxtyping  # noqa: E402
 from conftest import ARMED  # noqa: E402
 
-from relscale.model.decoder import SwiGLU, init_model, token_nll  # noqa: E402
+from relscale.model.decoder import MLP, init_model, token_nll  # noqa: E402
 from relscale.model.mesh import make_mesh, place_rows  # noqa: E402
 from relscale.model.optim import orthogonalise  # noqa: E402
 from relscale.model.training import loss_and_grads  # noqa: E402
@@ -35,7 +35,7 @@ def test_right_shapes_pass():
         lambda: orthogonalise(jax.numpy.ones(3)),
         lambda: place_rows(np.zeros(9, np.int32), make_mesh(devices=jax.devices()[:1]), 9),
         # gate and up of different widths would broadcast where one of them is 1
-        lambda: SwiGLU(*map(jax.numpy.ones, ((4, 8), (4, 1), (8, 4)))),
+        lambda: MLP(*map(jax.numpy.ones, ((4, 8), (4, 1), (8, 4)))),
     ],
     ids=["float tokens", "one row", "one row, traced", "a vector", "rows", "a weight's width"],
 )

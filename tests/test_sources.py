@@ -1,11 +1,15 @@
 """Sources: every kind gives the same documents, in constant memory, with errors that name the place."""
 
+import bz2
 import gzip
+import io
 import json
+import lzma
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,9 +17,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relscale.core import UserError
+from relscale.text import rows
 from relscale.text import sources as rs
-from relscale.text.documents import Document, documents_fingerprint, hash_order, total_bytes
+from relscale.text.documents import (
+    PIECE_BYTES,
+    Document,
+    documents_fingerprint,
+    hash_order,
+    total_bytes,
+)
 from relscale.text.embedded import EMBEDDED, SKIPPED_FOLDERS
+from relscale.text.rows import text_rows
 from relscale.text.sources import Source, as_source, load_domain, read_documents
 
 
@@ -224,7 +236,9 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path):
     (tmp_path / "mixed").mkdir()
     for name in ("a.txt", "b.jsonl"):
         (tmp_path / "mixed" / name).write_text("x")
-    with pytest.raises(UserError, match=r"\.txt, \.jsonl files; keep one kind"):
+    with pytest.raises(
+        UserError, match=r"\.txt \(a\.txt\), \.jsonl \(b\.jsonl\) files; keep one kind"
+    ):
         as_source(tmp_path / "mixed")
     for domain in ("../x", "a/b", "", ".hidden", "a\0b"):
         with pytest.raises(UserError, match="domain"):
@@ -328,3 +342,169 @@ def test_a_name_is_the_place_in_the_file(tmp_path):
     pq.write_table(pa.table({"text": ["one", "two", "three"]}), tmp_path / "b.parquet")
     names = [d.name for d in read_documents(tmp_path / "b.parquet")]
     assert names == ["row 0", "row 1", "row 2"]
+
+
+# --- files as the world writes them ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".json"])
+def test_byte_order_marks_are_no_text(tmp_path, encoding, suffix):
+    """Also of UTF-16 and UTF-32, with the line ends of Windows."""
+    texts = ["first, naïve\n\nsecond line", "κόσμε 🙂", "third"]
+    mark = "\ufeff" if encoding == "utf-16-be" else ""  # this codec writes none
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    if suffix == ".txt":
+        for i, text in enumerate(texts):
+            content = (mark + text).replace("\n", "\r\n") + "\r\n"
+            (folder / f"{i}.TXT").write_bytes(content.encode(encoding))
+    elif suffix == ".jsonl":
+        lines = "\r\n".join(json.dumps({"text": t}, ensure_ascii=False) for t in texts)
+        (folder / "a.jsonl").write_bytes((mark + lines).encode(encoding))
+    else:
+        content = mark + json.dumps([{"text": t} for t in texts], ensure_ascii=False, indent=2)
+        (folder / "a.json").write_bytes(content.encode(encoding))
+    assert [d.text for d in read_documents(folder)] == texts
+    assert sorted(d.text for d in load_domain(folder)) == sorted(texts)
+
+
+def test_marks_of_files_that_were_joined_and_of_texts_in_fields(tmp_path):
+    part = b"\xef\xbb\xbf" + b'{"text": "one"}\r\n'
+    (tmp_path / "joined.jsonl").write_bytes(part * 2 + json.dumps({"text": "\ufefftwo"}).encode())
+    assert [d.text for d in read_documents(tmp_path / "joined.jsonl")] == ["one", "one", "two"]
+
+
+def test_utf_16_without_a_mark_is_told(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/a.txt").write_bytes("plain text".encode("utf-16-le"))
+    with pytest.raises(UserError, match=r"a\.txt: full of zero bytes"):
+        load_domain(tmp_path / "a")
+    (tmp_path / "b.jsonl").write_bytes('{"text": "plain"}\n'.encode("utf-16-le"))
+    with pytest.raises(UserError, match=r"b\.jsonl, line 1: zero bytes"):
+        load_domain(tmp_path / "b.jsonl")
+    (tmp_path / "c.jsonl").write_bytes('{"text": "plain"}\n'.encode("utf-16")[:-1])
+    with pytest.raises(UserError, match=r"c\.jsonl, after line .*not UTF-16"):
+        load_domain(tmp_path / "c.jsonl")
+
+
+@pytest.mark.parametrize("packed", ["", ".gz", ".bz2", ".xz", ".zst", ".GZ"])
+@pytest.mark.parametrize("end", [".jsonl", ".ndjson", ".json", ".txt"])
+def test_names_and_compressions(tmp_path, end, packed):
+    """Each in two members or frames where it has them, as parallel compressors write."""
+    texts = [f"document {i}\u2028 of \u0085 three" for i in range(3)]
+    data = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts).encode()
+    data = "\n<|endoftext|>\n".join(texts).encode() if end == ".txt" else data
+    pack = {
+        "": bytes,
+        ".gz": gzip.compress,
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+        ".zst": lambda part: pa.compress(part, "zstd", asbytes=True),
+    }[packed.lower()]
+    (tmp_path / "folder").mkdir()
+    path = tmp_path / "folder" / f"c4.00000-of-00001{end}{packed}"
+    path.write_bytes(pack(data[:40]) + pack(data[40:]))
+    assert as_source(path).domain == "c4.00000-of-00001"
+    assert [d.text for d in read_documents(path)] == texts
+    if end != ".txt":
+        assert [d.text for d in read_documents(path.parent)] == texts
+    if packed:
+        path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(UserError, match="broken|no text|JSON"):
+            list(read_documents(path))
+
+
+@pytest.mark.parametrize(
+    "content, texts",
+    [
+        ('[{"text": "a"}, {"text": "b"}]', ["a", "b"]),
+        ('[\n{"text": "a"},\n{"text": "b"}\n]\n', ["a", "b"]),
+        ('{\n "text": "a",\n "n": [1, 2]\n}\n', ["a"]),
+        ('\n{"text": "a"}\n\n{"text": "b"}', ["a", "b"]),
+        ('{"text": "a"}', ["a"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl"])
+def test_json_in_lines_or_whole(tmp_path, content, texts, name):
+    (tmp_path / name).write_text(content)
+    assert [d.text for d in read_documents(tmp_path / name)] == texts
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ('[{"text": "a"}, "b"]', "item 1: a str, not an object"),
+        ('[{"text": "a"}, {"txt": "b"}]', "item 1: no field 'text' among txt"),
+        ('[["a"], ["b"]]', "item 0: a list, not an object"),
+        ('["a"]\n["b"]\n', "line 1: a list, not an object"),
+        ('{"text": "a"}\n{"text": "b"', "line 2: not JSON"),
+        ('[\n{"text": "a"},\n', "line 1: not JSON"),
+    ],
+)
+def test_slips_in_json_are_named(tmp_path, content, message):
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        list(read_documents(tmp_path / "x.json"))
+
+
+def test_files_that_are_not_read_are_said(tmp_path):
+    for name in ("a.md", "b.pdf", ".c.txt", "d/._e.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    with pytest.raises(UserError, match=r"2 files that are not read \(\.md, \.pdf\); give \.txt"):
+        as_source(tmp_path)
+    (tmp_path / "f.txt").write_text("seen")
+    assert [d.name for d in read_documents(tmp_path)] == ["f.txt"]
+
+
+def test_documents_without_text_are_counted(tmp_path):
+    rows = [{"text": t} for t in ("a", " \n", "b", "", "\ufeff")]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    sample = rs.sample_domain(tmp_path / "a.jsonl")
+    assert (sorted(d.text for d in sample.documents), sample.num_empty) == (["a", "b"], 3)
+
+
+# --- one long text ---------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.sampled_from(["word ", "\n", "\n \n", "κ", "x" * 700, "\r\n"]), max_size=400),
+    st.integers(1, 50),
+)
+def test_a_long_text_is_cut_without_loss(tmp_path_factory, parts, times):
+    path = tmp_path_factory.mktemp("text") / "input.txt"
+    text = "".join(parts) * times + "end"
+    path.write_bytes(text.encode())
+    pieces = [piece for _, piece in text_rows(path, "")]
+    assert "".join(pieces) == text.replace("\r\n", "\n")
+    assert max(map(len, pieces)) <= PIECE_BYTES
+    assert all(len(piece) >= PIECE_BYTES // 2 for piece in pieces[:-1])
+
+
+def test_a_long_text_is_cut_at_the_best_place(tmp_path):
+    """At a blank line rather than a line end, there rather than at a space, and nowhere else without need."""
+    for best, joints in (("\n\n", ["\n\n", "\n", " "]), ("\n", ["\n", " "]), (" ", [" "])):
+        rng = np.random.default_rng(0)
+        words = ["".join(map(chr, rng.integers(97, 123, 7))) for _ in range(20_000)]
+        weights = np.array([1, 3, 20])[-len(joints) :]
+        chosen = rng.choice(len(joints), 20_000, p=weights / weights.sum())
+        text = "".join(w + joints[c] for w, c in zip(words, chosen, strict=True))
+        (tmp_path / "a.txt").write_text(text)
+        pieces = [piece for _, piece in text_rows(tmp_path / "a.txt", "")]
+        assert all(piece.endswith(best) for piece in pieces[:-1])
+
+
+@pytest.mark.parametrize("joint", ["<|endoftext|>", "\n<|endoftext|>\n", "\n\n<|endoftext|>"])
+def test_a_separator_parts_stories_wherever_it_falls(tmp_path, monkeypatch, joint):
+    """Also when it lies across the blocks in which a file is read: here of 7 characters."""
+    stories = [f"story {i}\n\nwith a blank line" for i in range(40)]
+    (tmp_path / "tales.txt").write_text(joint.join([*stories, ""]))
+    real = io.TextIOWrapper
+    monkeypatch.setattr(
+        rows.io, "TextIOWrapper", type("W", (real,), {"read": lambda s, n: real.read(s, 7)})
+    )
+    documents = list(read_documents(tmp_path / "tales.txt"))
+    assert [d.text for d in documents] == stories
+    assert documents[3].name == "part 3" and documents[0].domain == "tales"

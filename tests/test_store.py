@@ -189,7 +189,9 @@ class Dict:
 
 
 MOVES = st.lists(
-    st.tuples(st.sampled_from("bcrwwtt"), st.integers(0, 1), st.sampled_from([0.1, 8, 13, 16, 31])),
+    st.tuples(
+        st.sampled_from("bcrwwttj"), st.integers(0, 1), st.sampled_from([0.1, 8, 13, 16, 31])
+    ),
     min_size=6,
     max_size=40,
 )
@@ -197,22 +199,26 @@ MOVES = st.lists(
 
 @given(MOVES)
 @example([("t", 0, 0.1), ("w", 1, 0.1), ("w", 1, 13), ("t", 1, 0.1), ("c", 0, 0.1)])
+@example([("t", 1, 0.1), *[("w", 0, 16)] * 4, ("j", 1, 0.1), ("t", 0, 0.1), ("c", 0, 0.1)])
 @settings(max_examples=1000, deadline=None, derandomize=True)
 def test_two_never_hold_a_lease(moves):
     """Machines beat, pause, release, watch, and take over, in any order: never do two pass `check`.
 
-    Each machine's clock starts elsewhere, hours apart. One that was paused may believe in its lease only
-    until it checks. Seen to fail when `take` ignores which mark was dead, when `check` does not renew an
-    old lease, and when a watcher waits for less than a holder may be silent.
+    Each machine's clock starts elsewhere, hours apart, and jumps an hour back and forth. One that was paused
+    may believe in its lease only until it checks. Seen to fail when `take` ignores which mark was dead, when
+    `check` does not renew an old lease or one of the future, and when a watcher waits for less than a holder
+    may be silent.
     """
     store, rule = Dict(), LeaseRule(3.0, 30.0)
-    now, held, dead = [0.0], {}, {}
-    clocks = [lambda k=k: now[0] + 3600.0 * k for k in range(2)]
+    now, held, dead, off = [0.0], {}, {}, [0.0, 3600.0]
+    clocks = [lambda k=k: now[0] + off[k] for k in range(2)]
     watches = [Watch(rule, clock) for clock in clocks]
     for move, who, pause in moves:
         now[0] += pause
         if move == "b" and who in held:
             held[who].beat()
+        elif move == "j":
+            off[who] = 3600.0 - off[who]
         elif move == "r" and who in held:
             held.pop(who).release("preempted")
         elif move == "w" and who not in held:

@@ -158,12 +158,18 @@ def test_a_damaged_folder_is_named(finished, tmp_path):
         out = tmp_path / name.partition(".")[0]
         subprocess.run(["cp", "-r", finished, out], check=True)
         (out / name).write_bytes(b'{"\xff')
-        done = relscale("study", "--out", out, *SMALL_STUDY)
+        other = ["--seed", "1"] if name == "study.json" else []  # the same choices mend it
+        done = relscale("study", "--out", out, *SMALL_STUDY, *other)
         assert (
             done.returncode == 2
             and done.stderr.count("\n") == 1
             and f"{name}: damaged" in done.stderr
         ), done.stderr
+    choices = read_config(finished)
+    assert "damaged or gone; written again" in check_folder(tmp_path / "study", choices)[0]
+    assert read_config(tmp_path / "study") == choices and not check_folder(
+        tmp_path / "study", choices
+    )
     (tmp_path / "file").write_text("x")
     done = relscale("study", "--out", tmp_path / "file")
     assert done.returncode == 2 and "is a file" in done.stderr and done.stderr.count("\n") == 1
@@ -224,7 +230,7 @@ def test_two_domains_of_one_name_are_refused(tmp_path):
 def test_another_configuration_is_refused_and_harms_nothing(finished):
     before = {p: p.read_bytes() for p in finished.glob("*.*")}
     done = relscale("study", "--out", finished, *SMALL_STUDY, "--seed", "7")
-    assert done.returncode == 2 and "seed=0" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "--seed 0" in done.stderr and done.stderr.count("\n") == 1
     assert {p: p.read_bytes() for p in finished.glob("*.*")} == before
 
 

@@ -17,16 +17,18 @@ import pytest
 from s3_server import bucket
 from sweep_toys import toy_job, toy_runs, toy_sweep
 
-from relscale.core import Preempted, UserError
-from relscale.plan.recipes import Plan, load_plan, save_plan
+from relscale import train_commands
+from relscale.cli import main
+from relscale.core import Preempted, UserError, human_time
+from relscale.plan.recipes import SMALL, Plan, load_plan, save_plan
 from relscale.sweep.attempts import Stopwatch, execute
 from relscale.sweep.driver import RetryPolicy, SweepResult, _Tries, next_run, program_key
 from relscale.sweep.executors import open_executor
 from relscale.sweep.jobs import make_tables
 from relscale.sweep.leases import AttemptEnd, take
 from relscale.sweep.recovery import drop_snapshots
-from relscale.sweep.status import run_status, sweep_status
-from relscale.sweep.store import connect, read_record
+from relscale.sweep.status import SweepStatus, run_status, sweep_status
+from relscale.sweep.store import connect, read_record, seal
 
 TOYS = Path(__file__).with_name("sweep_toys.py")
 TABLES = ("runs.parquet", "scores.parquet")
@@ -272,7 +274,15 @@ def test_failures_have_reasons_and_stop_nobody(tmp_path):
     assert shown.counts == {
         "finished": 2, "diverged": 1, "failed": 1, "silent": 1, "out-of-memory": 1
     }  # fmt: skip
-    assert "ZeroDivisionError" in shown.to_html()
+    page = shown.to_html()
+    assert "ZeroDivisionError" in page
+    # what workers printed is kept, that of one killed by -9 too, and named where it is asked for
+    output = f"{where}/logs/clumsy.txt"
+    assert result.failed["clumsy"][1].endswith(f"its output: {output}") and output in page
+    kept = Path(output).read_text()
+    assert kept.count("--- attempt") == kept.count("ZeroDivisionError: a defect") == 2
+    assert f"{where}/logs/killer.txt" in page and f"{where}/logs/run-0.txt" not in page
+    assert (where / "logs/killer.txt").read_text().count("--- attempt") == 3
 
 
 def test_a_task_that_is_added_trains_nothing_again(quiet, tmp_path, monkeypatch):
@@ -392,22 +402,70 @@ def test_a_run_without_all_scores_is_still_trained():
 
 
 def test_a_stopwatch_adds_to_what_earlier_attempts_spent():
-    watch = Stopwatch({"wall_s": 100.0, "steps": 40})
+    watch = Stopwatch({"wall_s": 100.0, "device_s": 700.0, "steps": 40})
+    watch.num_devices, watch._begun = 8, watch._begun - 10.0
     watch.row(20)
-    assert 100.0 <= watch.spent["wall_s"] < 160.0  # no minute goes by in between
+    seconds = watch.spent["wall_s"] - 100.0
+    assert 10.0 <= seconds < 70.0  # no minute goes by in between
+    assert watch.spent["device_s"] == pytest.approx(700.0 + 8 * seconds, abs=1e-3)
     assert watch.spent["steps"] == 60
+    assert Stopwatch({"wall_s": 5.0})._device_s == 5.0  # of a store before there was such a count
 
 
 def test_the_rate_of_a_run_is_its_tokens_times_flops_a_token(tmp_path):
     """100 tokens/s of a run whose 6 N D FLOPs are shared by its D tokens; half of the steps are done."""
     (run,), store = toy_runs(1), connect(tmp_path)
     lease = take(store, f"runs/{run.run_id}/lease.json")
-    lease.say(step=run.num_steps // 2, tokens_per_s=100.0, doing="training")
+    lease.say(step=run.num_steps // 2, tokens_per_s=100.0, doing="training", loss_nats=3.5)
+    lease.say(spent={"wall_s": 1800.0, "device_s": 7200.0})
     lease.beat()
     status = run_status(store, run, {})
     expected = 100.0 * status.train_flops / (run.num_steps * run.batch_size * run.seq_len)
     assert (status.state, status.done) == ("training", 0.5)
     assert status.flops_per_s == pytest.approx(expected, rel=1e-12)  # the same three numbers
+    left_s = run.num_steps / 2 * run.batch_size * run.seq_len / 100.0
+    assert (status.tokens_per_s, status.left_s, status.wall_s) == (100.0, left_s, 1800.0)
+    whole = SweepStatus(str(tmp_path), (status,), price_per_hour=2.5)
+    row = whole.summary().loc[run.run_id]
+    assert row["cost"] == 5.0 and row["loss_nats"] == 3.5  # two device-hours
+    assert "cost so far 5.00 at 2.5 a device and hour, about 10.00 in all" in whole.sentence()
+    page = whole.to_html(reload_s=7)
+    assert "30 min 00 s" in page and human_time(left_s) in page and "100 tokens/s" in page
+    assert 'http-equiv="refresh" content="7"' in page
+    assert "refresh" not in whole.to_html()
+    over = dataclasses.replace(whole, runs=(dataclasses.replace(status, state="finished"),))
+    assert "refresh" not in over.to_html(reload_s=7)  # nothing will change
+
+
+def test_a_command_is_called_when_a_run_changes_its_state(tmp_path, monkeypatch, capfd):
+    """What is known of the run is in the environment alone, so that a reason never becomes a command."""
+    runs, where, said = toy_runs(3), tmp_path / "store", tmp_path / "said"
+    store, looks = connect(where), []
+    store.write("plan.json", save_plan(Plan(SMALL, (1e12,), runs)).encode())
+    reason = f"$(touch {tmp_path / 'ran'}); `touch {tmp_path / 'ran'}`"
+
+    def look(command, status):
+        """A run gets its result between each two looks."""
+        name = f"runs/run-{len(looks)}/result.json"
+        if len(looks) < 3:
+            store.write(name, seal({"status": "diverged", "reason": reason}))
+        looks.append(status)
+
+    monkeypatch.setattr(train_commands, "_show_status", look)
+    script = tmp_path / "alert.sh"
+    script.write_text(
+        f'echo "$RELSCALE_RUN $RELSCALE_STATE_BEFORE $RELSCALE_STATE $RELSCALE_STORE" >> {said}\n'
+        f'echo "$RELSCALE_REASON" >> {said}\n[ "$RELSCALE_RUN" != run-1 ]\n'
+    )
+    watch = ["status", "--store", str(where), "--watch", "--every-s", "0.1"]
+    assert main([*watch, "--on-change", f"sh {script}"]) == 0
+    assert said.read_text().splitlines() == [
+        line for i in range(3) for line in (f"run-{i} waiting diverged {where}", reason)
+    ]
+    assert not (tmp_path / "ran").exists() and len(looks) == 4
+    assert capfd.readouterr().err == "relscale: --on-change for run run-1: exit code 1\n"
+    assert main(["status", "--store", str(where), "--on-change", "true"]) == 2
+    assert "add --watch" in capfd.readouterr().err
 
 
 def test_the_newest_snapshot_is_first(tmp_path):

@@ -1,6 +1,8 @@
 """`relscale sweep` and `relscale status` as a user runs them, on real trainings of seconds."""
 
 import dataclasses
+import importlib.util
+import json
 import os
 import random
 import signal
@@ -42,7 +44,8 @@ def plan(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def quiet(plan, tmp_path_factory) -> Path:
     where = tmp_path_factory.mktemp("quiet") / "store"
-    done = relscale("sweep", plan, "--store", where, *TEXT, *FAST)
+    board = ["--tensorboard"] if importlib.util.find_spec("tensorboardX") else []
+    done = relscale("sweep", plan, "--store", where, *TEXT, *FAST, *board)
     assert done.returncode == 0, done.stderr
     assert "core time" in done.stdout and "6/6 runs" in done.stderr
     return where
@@ -57,6 +60,19 @@ def test_it_leaves_tables_and_runs_that_can_be_opened(quiet):
         run = from_json(RunSpec, (quiet / "runs" / run_id / "run.json").read_text())
         assert run.run_id == run_id and (quiet / "runs" / run_id / "model").is_dir()
         assert dict(run.mixture) == {"code": 0.5, "bible": 0.5}
+
+
+def test_workers_log_to_tensorboard(quiet):
+    """The flag reaches the workers: each run's curve is its own log, point by point."""
+    pytest.importorskip("tensorboardX", reason="writes the files: extra `tensorboard`")
+    reader = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs `tensorboard`"
+    )
+    for folder in (quiet / "runs").iterdir():
+        events = reader.EventAccumulator(str(quiet / "tensorboard" / folder.name)).Reload()
+        seen = {event.step: event.value for event in events.Scalars("train/loss_nats")}
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert seen == pytest.approx({row["step"]: row["loss_nats"] for row in rows}, rel=1e-6)
 
 
 @pytest.mark.long
@@ -86,8 +102,10 @@ def test_five_kills_of_real_trainings_change_nothing(quiet, plan, tmp_path):
 
 def test_status_is_a_table_and_a_page(quiet, tmp_path):
     page = tmp_path / "status.html"
-    done = relscale("status", "--store", quiet, "--html", page)
+    done = relscale("status", "--store", quiet, "--html", page, "--price", "3600")
     assert done.returncode == 0, done.stderr
+    seconds = [json.loads(p.read_text())["wall_s"] for p in quiet.glob("runs/*/timing.json")]
+    assert f"cost so far {sum(seconds):,.2f} at 3600 a device and hour" in done.stdout
     assert "6 runs: 6 finished" in done.stdout and "(100%)" in done.stdout
     text = page.read_text()
     assert "6 runs: 6 finished" in text and "http" not in text and "<script" not in text
@@ -103,6 +121,7 @@ def test_status_is_a_table_and_a_page(quiet, tmp_path):
             "no task 'chess': use",
         ),
         (["sweep", "PLAN", "--store", "STORE", "--workers", "0"], "--workers 0"),
+        (["sweep", "PLAN", "--store", "STORE", "--on", "slurm"], "no sbatch and srun here"),
         (["sweep", "PLAN", "--store", "ftp://x/y"], "give a folder, or s3://bucket/name"),
         (["sweep", "PLAN", "--store", "STORE", "--dead-after-s", "2"], "dead_after_s must be"),
         (["sweep", "STORE", "--store", "STORE"], "no such file; make a plan by relscale plan"),
@@ -125,5 +144,5 @@ def test_another_plan_or_text_is_refused_and_harms_nothing(quiet, plan, tmp_path
     done = relscale("sweep", other, "--store", quiet, *TEXT)
     assert done.returncode == 2 and "holds another run" in done.stderr
     done = relscale("sweep", plan, "--store", quiet, "--domains", "code", "docs")
-    assert done.returncode == 2 and "domains=" in done.stderr
+    assert done.returncode == 2 and "--domains code bible" in done.stderr
     assert tables(quiet) == before

@@ -20,6 +20,7 @@ from relscale.eval.data_sets import DATA_SETS, load_items
 from relscale.eval.evaluation import describe_scores, evaluate, task_fingerprint
 from relscale.eval.items import MMLU_DOMAINS, RISK_CLUSTERS, Item
 from relscale.eval.prompts import METRICS, Prompt, choice_metrics, requests_of, scored_options
+from relscale.eval.requests import Likelihood
 from relscale.eval.tasks import TASKS, Questions, Task, choice_scores, get_task
 from relscale.model.decoder import init_model, token_nll
 from relscale.plan.spec import ModelSpec, from_json, to_json
@@ -57,7 +58,7 @@ def one_at_a_time(opened, requests, *, overflow="cut", results=None, progress=Fa
         tokens = tokens[cut:]
         row = np.array([tokens + [0] * (opened.window + 1 - len(tokens))])
         nats = np.asarray(nll(opened.model, row), np.float64)[0, len(tokens) - 1 - n : len(tokens) - 1]  # fmt: skip
-        found.append(SimpleNamespace(log_likelihood=-nats.sum(), num_bytes=len(continuation.encode()), num_cut=cut))  # fmt: skip
+        found.append(SimpleNamespace(log_likelihood=-nats.sum(), num_bytes=len(continuation.encode()), num_cut=cut, num_tokens=n))  # fmt: skip
     return found
 
 
@@ -125,7 +126,7 @@ def answers(items, task, seed=0):
         for item in questions:
             options = scored_options(item, task.format)
             nats = rng.normal(-9, 2, len(options))
-            found += [SimpleNamespace(log_likelihood=x, num_bytes=len(o.encode()) + 1, num_cut=0) for x, o in zip(nats, options, strict=True)]  # fmt: skip
+            found += [SimpleNamespace(log_likelihood=x, num_bytes=len(o.encode()) + 1, num_cut=0, num_tokens=1) for x, o in zip(nats, options, strict=True)]  # fmt: skip
             rows.append({"group": group, **choice_metrics(nats, options, item.gold)})
     return found, pd.DataFrame(rows)
 
@@ -216,7 +217,10 @@ def test_a_tasks_own_delimiter_is_what_is_scored(items, monkeypatch, delimiter):
 
     def drawn(opened, requests, **options):
         asked.extend(requests)
-        return [SimpleNamespace(log_likelihood=-1.0, num_bytes=4, num_cut=0) for _ in requests]
+        return [
+            SimpleNamespace(log_likelihood=-1.0, num_bytes=4, num_cut=0, num_tokens=1)
+            for _ in requests
+        ]
 
     monkeypatch.setattr(relscale.eval.likelihoods, "log_likelihoods", drawn)
     evaluate(model(), replace(get_task("arc-easy"), delimiter=delimiter), items)
@@ -287,9 +291,12 @@ def test_a_kept_task_of_other_settings_is_refused(engine, items, tmp_path):
     with pytest.raises(UserError, match="another items;"):
         evaluate(opened, "arc-easy", items, out=out)
     assert before == {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    (out / "tasks" / "arc-easy.json").write_text("{")
-    with pytest.raises(UserError, match="not a finished task"):
-        evaluate(opened, "arc-easy", items, out=out)
+    kept = (out / "tasks" / "arc-easy.json").read_text()
+    for spoilt in ("{", kept.replace('"value": 0', '"value": 1')):
+        assert spoilt != kept
+        (out / "tasks" / "arc-easy.json").write_text(spoilt)
+        with pytest.raises(UserError, match="not a finished task"):
+            evaluate(opened, "arc-easy", items, out=out)
 
 
 @pytest.mark.parametrize("place", [(-1, -1, -1), (-1, 3, 5)])
@@ -400,7 +407,7 @@ def test_all_domains_of_the_real_mmlu(monkeypatch):
     def drawn(opened, requests, **options):
         prompts.extend(requests)
         rng = np.random.default_rng(0)
-        return [SimpleNamespace(log_likelihood=x, num_bytes=9, num_cut=0) for x in rng.normal(-9, 2, len(requests))]  # fmt: skip
+        return [SimpleNamespace(log_likelihood=x, num_bytes=9, num_cut=0, num_tokens=1) for x in rng.normal(-9, 2, len(requests))]  # fmt: skip
 
     monkeypatch.setattr(relscale.eval.likelihoods, "log_likelihoods", drawn, raising=False)
     monkeypatch.setattr(relscale.eval.requests, "Request", Prompt, raising=False)
@@ -464,3 +471,51 @@ def test_scores_as_text_show_a_tasks_own_metric():
     assert "choice_probability_macro" in said and "choice_probability_micro" in said
     assert all(cluster in said for cluster, _ in task.clusters) and "log_probability" not in said
     assert "1 questions were longer than the window" in said
+
+
+def test_a_question_without_a_token_to_score_is_left_out_and_counted():
+    """The values are those of the other questions alone; a group of which nothing is left is refused."""
+    items, task = made_up(["a", "b"], sizes=(5, 7)), replace(get_task("risk"), clusters=())
+    found, rows = answers(items, task)
+    for question in (1, 8):  # one of each group: any option without a token counts
+        found[2 * question + question % 2] = Likelihood(float("nan"), False, 0, 0, 0)
+    scores = choice_scores(task, items, found, run_id="x")
+    own = scores[scores["metric"] == "accuracy"].set_index("group")
+    left = rows.drop(index=[1, 8]).groupby("group")["accuracy"]
+    assert own.loc["a", "value"] == pytest.approx(left.mean()["a"], rel=1e-12)
+    assert own.loc["b", "stderr"] == pytest.approx(left.sem()["b"], rel=1e-12)
+    assert own.loc[["a", "b"], "n"].tolist() == [4, 6]
+    assert own.loc[["a", "b"], "num_unscored"].tolist() == [1, 1]
+    said = describe_scores(scores, [replace(task, metric="accuracy")])
+    assert "2 questions were left out, since the tokenizer merges an option" in said
+    for i in range(10):
+        found[i] = Likelihood(float("nan"), False, 0, 0, 0)
+    with pytest.raises(UserError, match="group a: each question has an option that the tokenizer"):
+        choice_scores(task, items, found, run_id="x")
+
+
+def test_an_evaluation_goes_on_without_such_questions(items, tmp_path):
+    """The tokenizer has a token for ": Mars", so that answer has none of its own after "Answer:"."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=262, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator([": Mars"] * 50, trainer)
+    assert len(tokenizer.encode(": Mars").ids) == 1
+    opened = SimpleNamespace(**{**vars(model()), "tokenizer": tokenizer, "window": 400})
+    choices = [["Mars", "the Sun"], ["Venus", "the Sun"], ["the Moon", "Marsh"]]
+    rows = [{"query": f"red {i}?", "choices": c, "gold": 1} for i, c in enumerate(choices)]
+    (items / "arc_easy.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = evaluate(opened, "arc-easy", items, out=tmp_path / "out")
+    assert set(found["n"]) == {2} and set(found["num_unscored"]) == {1}
+    card = json.loads((tmp_path / "out" / "eval.json").read_text())["tasks"]["arc-easy"]
+    # of the five others the space, or all but an h, is in the token that the prompt ends in
+    assert (card["requests_unscored"], card["requests_in_part"]) == (1, 5)
+    (items / "arc_easy.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(UserError, match="nothing is scored"):
+        evaluate(opened, "arc-easy", items)

@@ -1,8 +1,11 @@
 """Token stores that are whole or absent, and batches that depend on the step alone."""
 
+import contextlib
 import json
 import multiprocessing
 import os
+import random
+import shutil
 import subprocess
 import sys
 import time
@@ -322,29 +325,103 @@ def test_a_store_of_other_code_is_refused(tmp_path, tokenizer, monkeypatch):
     assert tokens.open_store(tmp_path / "s").num_documents == 1
 
 
-def test_a_damaged_shard_is_named(tmp_path, tokenizer):
+def test_a_damaged_shard_is_named_and_the_next_call_writes_it_anew(tmp_path, tokenizer):
     documents = documents_of("a", [50])
     paths, _ = shards._write_shards(tmp_path / ".s.shards", documents, tokenizer, None, 2**22)
     paths[0].write_bytes(paths[0].read_bytes()[:-50])
-    with pytest.raises(UserError, match=r"\.s\.shards: a shard is damaged"):
+    with pytest.raises(UserError, match=r"npz: a shard is damaged .* is removed"):
         shards.write_store(tmp_path / "s", documents, tokenizer)
+    store = shards.write_store(tmp_path / "s", documents, tokenizer)
+    whole = shards.write_store(tmp_path / "t", documents, tokenizer)
+    assert files_of(store.folder) == files_of(whole.folder)
 
 
-def test_damage_is_named(tmp_path, tokenizer):
-    import shutil
+def test_no_flipped_bit_of_a_queued_shard_gets_into_its_tokens(tmp_path, tokenizer):
+    """Texts and tokenizer that wait for a worker on another machine."""
+    rng = random.Random(0)
+    for i in range(30):
+        path = tmp_path / f"{i}" / "s.npz"
+        path.parent.mkdir()
+        tokenizer_path = shards.queue_shard(path, ["n"], ["some text, and more"], tokenizer)
+        flip(tokenizer_path if i % 3 == 0 else path.with_suffix(".json"), rng)
+        with contextlib.suppress(UserError):
+            shards.tokenize_shard(path, tokenizer_path, shards.code_fingerprint())
+            whole = tmp_path / "whole.npz"
+            shards.write_shard(whole, ["n"], ["some text, and more"], tokenizer)
+            assert path.read_bytes() == whole.read_bytes(), i
 
+
+def flip(path, rng: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    path.write_bytes(content)
+
+
+def read_all(folder) -> list:
+    store = tokens.open_store(folder)
+    return [
+        *(np.asarray(getattr(store, name)).tobytes() for name in tokens.ARRAYS),
+        store.summary().to_json(),
+    ]
+
+
+def test_no_flipped_bit_of_a_store_is_read(tmp_path, tokenizer):
+    """A bit anywhere in the folder is an error, or lies where nothing is read: the rest of a block of JSON, a share of zeros."""
+    rng = random.Random(0)
+    store = shards.write_store(tmp_path / "s", documents_of("a", [300, 40]), tokenizer)
+    whole, found = read_all(store.folder), Counter()
+    files = sorted(p for p in store.folder.rglob("*") if p.is_file())
+    for i in range(120):
+        path = files[i % len(files)]
+        kept = path.read_bytes()
+        flip(path, rng)
+        try:
+            assert read_all(store.folder) == whole, path
+            found["not read"] += 1
+        except UserError as error:
+            assert str(error).count("\n") == 0 and str(store.folder) in str(error)
+            found[path.name] += 1
+        path.write_bytes(kept)
+    assert found["0"] >= 40 and found["zarr.json"] >= 50 and found["meta.json"] >= 10, found
+
+
+def test_arrays_that_were_lost_or_swapped_are_named(tmp_path, tokenizer):
+    """Zarr would read zeros for a file that is gone, and a whole file of another array as it is."""
     store = shards.write_store(tmp_path / "s", documents_of("a", [50]), tokenizer)
+    for harm in (
+        lambda p: p.unlink(),
+        lambda p: p.write_bytes(p.read_bytes()[:-1]),
+        lambda p: p.parent.parent.joinpath("zarr.json").unlink(),
+        lambda p: p.write_bytes((store.folder / "token_bytes" / "c" / "0").read_bytes()),
+    ):
+        folder = tmp_path / "harmed"
+        shutil.copytree(store.folder, folder)
+        harm(folder / "tokens" / "c" / "0")
+        with pytest.raises(UserError, match="harmed: tokens are damaged"):
+            _ = tokens.open_store(folder).tokens
+        shutil.rmtree(folder)
     meta = json.loads((store.folder / tokens.META).read_text())
     (store.folder / tokens.META).write_text(json.dumps(meta | {"num_tokens": 7}))
-    with pytest.raises(UserError, match="tokens has shape"):
-        _ = tokens.open_store(store.folder).tokens
-    (store.folder / tokens.META).write_text(json.dumps(meta)[:40])
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="its checksum does not fit"):
         tokens.open_store(store.folder)
-    (store.folder / tokens.META).write_text(json.dumps(meta))
-    shutil.rmtree(store.folder / "tokens")
-    with pytest.raises(UserError, match="array tokens is damaged"):
-        _ = tokens.open_store(store.folder).tokens
+
+
+def test_damage_of_a_large_store_is_named_as_it_is_read(tmp_path, tokenizer, monkeypatch):
+    """A store that is not held in memory is read window by window, and a document at a time."""
+    from relscale.text.batches import training_data
+
+    store = shards.write_store(tmp_path / "s", documents_of("a", [3000]), tokenizer)
+    file = store.folder / "tokens" / "c" / "0"
+    content = bytearray(file.read_bytes())
+    content[60] ^= 1
+    file.write_bytes(content)
+    monkeypatch.setattr(tokens, "IN_MEMORY_BYTES", 0)
+    store = tokens.open_store(store.folder)
+    data = training_data({"a": store}, {"a": 1.0}, seq_len=16, batch_size=8, seed=0)
+    with pytest.raises(UserError, match="tokens are damaged"):
+        data[0]
+    with pytest.raises(UserError, match="tokens are damaged"):
+        store.document(0)
 
 
 def test_text_that_tokens_do_not_spell_is_refused(tmp_path, tokenizer):

@@ -138,21 +138,22 @@ def test_sigterm_ends_a_run_at_a_logged_step(alone, tmp_path):
     assert status(tmp_path)["status"] == "finished"
 
 
-def largest(folder: Path) -> Path:
-    return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+def arrays(folder: Path) -> list[Path]:
+    """All files that hold values: the largest alone may be one that nothing refers to any more."""
+    return sorted(p for p in folder.rglob("*") if p.is_file() and p.parent.name == "d")
 
 
 def truncate(folder: Path) -> None:
-    file = largest(folder)
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    for file in arrays(folder):
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def flip(folder: Path) -> None:
-    file = largest(folder)
-    content = bytearray(file.read_bytes())
-    for i in range(16):  # one alone may fall on bytes that nothing refers to any more
-        content[(2 * i + 1) * len(content) // 32] ^= 1
-    file.write_bytes(content)
+    for file in arrays(folder):
+        content = bytearray(file.read_bytes())
+        for i in range(16):
+            content[(2 * i + 1) * len(content) // 32] ^= 1
+        file.write_bytes(content)
 
 
 def cut_metadata(folder: Path) -> None:

@@ -22,6 +22,16 @@ BELOW = {
 }
 
 
+CELL_LINES, CHAPTER_LINES = 60, 450
+# Chapters that are still over; one that is mended is taken off, and none comes on.
+OVER = {
+    "13_wandb_exports.ipynb", "14_lm_eval.ipynb", "15_lm_samples.ipynb",
+    "16_other_tools.ipynb", "18_analysis.ipynb", "19_report.ipynb",
+    "plan/04_chips.ipynb", "model/10_open.ipynb",
+    "eval/03_likelihoods.ipynb", "eval/14_checkpoints.ipynb", "sweep/18_verify.ipynb",
+}  # fmt: skip
+
+
 def chapters() -> list[str]:
     """Notebooks that export, in the order in which they are read."""
     contents = yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]["sidebar"]["contents"]
@@ -32,6 +42,11 @@ def chapters() -> list[str]:
 def cells(name: str) -> list[str]:
     found = json.loads((ROOT / "nbs" / name).read_text(encoding="utf-8"))["cells"]
     return ["".join(c["source"]) for c in found if c["cell_type"] == "code"]
+
+
+def exporting(name: str) -> list[list[str]]:
+    """Lines of the cells that go into the module, without the directive."""
+    return [c.splitlines()[1:] for c in cells(name) if re.match(r"# ?\| ?export", c)]
 
 
 def module_of(name: str) -> str | None:
@@ -58,6 +73,20 @@ def wing_of(module: str) -> str:
     return wing or ("ground" if MODULES[leaf] < MODULES["plan.spec"] else "top")
 
 
+def too_long(name: str) -> list[str]:
+    """Exporting cells with more lines than one sees at once, and a chapter longer than a sitting; blank lines of it aside."""
+    found = exporting(name)
+    said = [
+        f"{name}: the cell that begins {rows[0][:50]!r} has {len(rows) + 1} lines: split it, {CELL_LINES} at most"
+        for rows in found
+        if len(rows) + 1 > CELL_LINES
+    ]
+    count = sum(bool(row.strip()) for rows in found for row in rows)
+    if count > CHAPTER_LINES:
+        said.append(f"{name}: {count} exported lines: split it by concept, {CHAPTER_LINES} at most")
+    return said
+
+
 CHAPTERS = chapters()
 MODULES = {module_of(name): place for place, name in enumerate(CHAPTERS)}
 
@@ -72,6 +101,19 @@ def test_one_notebook_one_module():
         (ROOT / "nbs" / n).parent.name in (m.rpartition(".")[0], "nbs")
         for m, n in zip(MODULES, CHAPTERS, strict=True)
     )
+
+
+@pytest.mark.parametrize("name", CHAPTERS)
+def test_a_cell_is_seen_at_once_and_a_chapter_read_in_a_sitting(name):
+    said = too_long(name)
+    if name in OVER:
+        assert said, f"{name} is short enough now: take it off OVER"
+    else:
+        assert not said, "\n".join(said)
+
+
+def test_chapters_that_are_over_are_there():
+    assert not OVER - set(CHAPTERS)
 
 
 @pytest.mark.parametrize("name", CHAPTERS)

@@ -52,14 +52,21 @@ import pathlib
 import sys
 
 import relscale
+from relscale.core import UserError
 from relscale.suites import load_scores, load_suite
 
 home = pathlib.Path(relscale.__file__).resolve()
 assert home.is_relative_to(pathlib.Path(sys.argv[1]).resolve()), f"imported from {home}"
 rows = len(load_suite("held2025"))
 assert rows == 255, f"held2025 has {rows} rows, and 255 were published"
-assert set(load_scores("olmo_ladder")["run_id"]) == set(load_suite("olmo_ladder")["run_id"])
-assert importlib.util.find_spec("jax") is None, "base requirements bring JAX"
+assert set(load_scores("laptop")["run_id"]) == set(load_suite("laptop")["run_id"])
+for name in ("jax", "pyarrow"):
+    assert importlib.util.find_spec(name) is None, f"base requirements bring {name}"
+try:
+    load_scores("olmo_ladder")
+    raise AssertionError("Parquet is read without its extra")
+except UserError as error:
+    assert "relscale[parquet]" in str(error), error
 assert "matplotlib" not in sys.modules, "reading a table imports matplotlib"
 EOF
 MPLBACKEND=agg "$bin/python" "$scratch/ten_lines.py" || fail "the front page's ten lines do not run"

@@ -10,6 +10,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -141,7 +142,8 @@ _seen, _watching = [], []
 
 
 def _audit(name, arguments):
-    if _watching and name.startswith(WATCHED):
+    # Threads that other tests left, such as a monitor of Dask, read /proc as they like.
+    if threading.get_ident() in _watching and name.startswith(WATCHED):
         _seen.append((name, str(arguments)[:200]))
 
 
@@ -152,7 +154,7 @@ sys.addaudithook(_audit)  # for the life of the process, and silent outside the 
 def touches_nothing():
     """Fail when the block opens a file, lists a folder, starts a process or imports."""
     _seen.clear()
-    _watching.append(True)
+    _watching.append(threading.get_ident())
     try:
         yield
     finally:
@@ -286,7 +288,7 @@ def test_fuzzed_harness_results(tmp_path):
         file.write_text(text, "utf-8", errors="surrogatepass")
         no, value = refused(lambda: from_lm_eval(file, runs={"m": "run"}))
         event("refused" if no else "read")
-        assert no or set(value["run_id"]) == {"run"}
+        assert no or set(value.scores["run_id"]) == {"run"}
 
     check()
     file.write_text(

@@ -30,6 +30,7 @@ from relscale.tables import read_table  # noqa: E402
 from relscale.text.tokenizer import train_tokenizer  # noqa: E402
 
 WINDOW = 48
+FOLDERS = ["qwen3", "llama", "llama-bos", "llama-spaced-bos", "gpt_neox", "gemma2-spaced-bos"]
 TEXTS = [
     "The cat sat on the mat, naïve café.",
     "Seven times two is fourteen.",
@@ -58,7 +59,7 @@ def spaced_tokenizer():
     return tokenizer
 
 
-@pytest.fixture(scope="module", params=["qwen3", "llama", "llama-bos", "llama-spaced-bos"])
+@pytest.fixture(scope="module", params=FOLDERS)
 def folder(request, tmp_path_factory):
     """A checkpoint as `save_pretrained` leaves it; two add their first token to every text, as Llama 3 does."""
     place = tmp_path_factory.mktemp(request.param)
@@ -70,7 +71,7 @@ def folder(request, tmp_path_factory):
         tokenizer.post_processor = processors.TemplateProcessing(
             single="<|begin|> $A", special_tokens=[("<|begin|>", begin)]
         )
-    bos = None if request.param == "qwen3" else "<|begin|>"
+    bos = "<|begin|>" if request.param.startswith(("llama", "mistral", "gemma")) else None
     theirs = transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=bos, eos_token="<|endoftext|>"
     )
