@@ -3,12 +3,14 @@
 Prints the median seconds of hierarchical fits; then, for two kinds of fit, the seconds of a loop of scipy
 or lmfit fits (extrapolated from a part of the draws), the seconds of relscale, the ratio, and the largest
 difference between the two answers.
-Alternates the two ways and takes medians: python benchmarks/fit.py
+Alternates the two ways and takes medians: python benchmarks/fit.py [--csv data/speed/fits.csv]
 """
 
 import argparse
+import os
 import statistics
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -126,7 +128,7 @@ def surface(draws: int, part: int, repeats: int) -> dict:
 
 
 def hierarchical(repeats: int) -> pd.DataFrame:
-    """Medians of hierarchical fits alone: 57 subjects by 22 models by 10 checkpoints, and many simulated suites."""
+    """Seconds a suite of fits alone: 57 subjects by 22 models by 10 checkpoints, and simulated suites."""
     from relscale.laws.mixed import fit_units
     from relscale.laws.relative import fit_relative
     from relscale.laws.simulate import RATES, family_world, trunk_world
@@ -155,29 +157,44 @@ def hierarchical(repeats: int) -> pd.DataFrame:
         for table in tables:
             fit_relative(table, baseline="baseline", run="run", family="family")
 
+    small = [table_of_subjects(3, 5).assign(value=lambda t: t["value"] * rng.lognormal(0, 0.01, len(t))) for _ in range(100)]  # fmt: skip
+
+    def five_budgets():
+        for table in small:
+            fit_relative(table, baseline="subject 00")
+
     ways = {
         f"57 subjects x 22 models x 10 checkpoints ({len(rows):,} rows), one fit_relative": (
             lambda: fit_relative(rows, baseline="baseline", run="run", member="subject"), 1),
+        "5 budgets, suites of 3 groups through fit_relative": (five_budgets, len(small)),
         "8 families, suites of 5 groups through fit_relative": (by_verb, len(tables)),
         "8 families, suites of 5 groups as arrays through fit_units": (lambda: fit_units(x, ratios, unit), 1000),
     }  # fmt: skip
     found = []
     for what, (run, suites) in ways.items():
-        times = []
+        wall, processor = [], []
         for _ in range(repeats):
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             run()
-            times.append(time.perf_counter() - start)
-        median = statistics.median(times)
-        found.append({"fit": what, "median_s": median, "suites_per_minute": 60 * suites / median})
+            wall.append((time.perf_counter() - start[0]) / suites)
+            processor.append((time.process_time() - start[1]) / suites)
+        found.append({
+            "fit": what, "suites": suites, "repeats": repeats, "wall_s": statistics.median(wall),
+            "wall_low_s": min(wall), "wall_high_s": max(wall), "processor_s": statistics.median(processor),
+            "suites_per_minute": 60 / statistics.median(wall), "load_average": os.getloadavg()[0],
+        })  # fmt: skip
     return pd.DataFrame(found)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    repeats = parser.parse_args().repeats
-    print(hierarchical(repeats).to_string(index=False, float_format="{:.4g}".format))
+    parser.add_argument("--csv", type=Path, help="write the hierarchical fits there")
+    choice = parser.parse_args()
+    repeats, fits = choice.repeats, hierarchical(choice.repeats)
+    print(fits.to_string(index=False, float_format="{:.4g}".format))
+    if choice.csv:
+        fits.to_csv(choice.csv, index=False, float_format="%.3g")
     rows = [
         relative(10_000, 10, repeats),
         surface(4_000, 10, repeats),

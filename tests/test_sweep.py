@@ -437,6 +437,20 @@ def test_the_rate_of_a_run_is_its_tokens_times_flops_a_token(tmp_path):
     assert "refresh" not in over.to_html(reload_s=7)  # nothing will change
 
 
+def test_a_damaged_lease_is_told_by_the_status(tmp_path):
+    """Without a word a run that was half done would look like one that nobody has tried."""
+    (run,), store = toy_runs(1), connect(tmp_path)
+    name = f"runs/{run.run_id}/lease.json"
+    take(store, name).say(step=run.num_steps // 2)
+    assert "damaged" not in run_status(store, run, {}).reason
+    content = bytearray((tmp_path / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / name).write_bytes(content)
+    status = run_status(store, run, {})
+    assert "its lease is damaged" in status.reason
+    assert status.reason in SweepStatus(str(tmp_path), (status,)).summary()["reason"].iloc[0]
+
+
 def test_a_command_is_called_when_a_run_changes_its_state(tmp_path, monkeypatch, capfd):
     """What is known of the run is in the environment alone, so that a reason never becomes a command."""
     runs, where, said = toy_runs(3), tmp_path / "store", tmp_path / "said"

@@ -21,7 +21,7 @@ from ..plan.recipes import Plan, load_plan, run_flops
 from ..plan.spec import RunSpec
 from .leases import AttemptEnd, is_gone, mark
 from .outputs import named_outputs
-from .store import Store, connect, read_record
+from .store import Store, connect, read_record, unseal
 
 # %% ../../nbs/sweep/16_status.ipynb #c1100a4e
 STATES = {
@@ -102,10 +102,14 @@ def run_status(
     """
     base = f"runs/{run.run_id}"
     result = read_record(store, f"{base}/result.json") or {}
-    lease = read_record(store, f"{base}/lease.json") or {"state": "free", "note": {}, "past": []}
+    found = store.find(f"{base}/lease.json")
+    known = None if found is None else unseal(found.content)
+    lease = known or {"state": "free", "note": {}, "past": []}
     note, held = lease["note"], lease["state"] == "held"
     silent = held and (is_gone(lease) or before.get(run.run_id) == mark(lease))
     state, reason = _state(lease, result, silent)
+    if found is not None and known is None:
+        reason = "its lease is damaged: who tried it, how far and how long, is not known"
     done = 1.0 if result and not held else note.get("step", 0) / run.num_steps
     spent = note.get("spent") or lease.get("spent") or {}
     rate = _tokens_per_s(run, note if state == "training" else {}, spent)
