@@ -19,6 +19,7 @@ from ..plan.spec import RunSpec, from_dict, to_json
 from .driver import PROGRAM_SUMS
 from .jobs import run_key
 from .leases import is_gone
+from .outputs import output_name
 from relscale.sweep.parts import (
     SET_ASIDE,
     Part,
@@ -243,6 +244,7 @@ def survey_store(store: Store) -> list[Part]:
         "metrics.sums",
     }  # no sweep reads the first two
     files.left -= {n for n in files.left if n.startswith("runs/") and Path(n).name in quiet}
+    files.left -= {output_name(run_id) for run_id in ids}  # what workers printed; nothing reads it
     return [*parts, *_other_parts(files)]
 
 
