@@ -18,6 +18,7 @@ import csv
 import json
 import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -40,29 +41,36 @@ SIDES = ("relscale", "hf")
 ITEMS = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "mmlu"
 
 
-def start_relscale(folder: str):
-    """A function of requests and batch size that returns log-likelihoods and seconds by part."""
+def start_relscale(folder: str, window: int):
+    """A function of requests and batch size that returns log-likelihoods and seconds by part.
+
+    A request is a pair of context and continuation, or one whole text.
+    """
     from relscale.eval.likelihoods import log_likelihoods
     from relscale.eval.requests import Request
+    from relscale.eval.windows import rolling_log_likelihoods
     from relscale.model.open import open_model
 
-    opened = open_model(folder)
+    opened = open_model(folder, window=window)
 
     def score(requests: list, _batch) -> tuple[list[float], dict]:
+        if len(requests[0]) == 1:
+            whole = rolling_log_likelihoods(opened, [text for (text,) in requests])
+            return [each.log_likelihood for each in whole], {}
         found = log_likelihoods(opened, [Request(*pair) for pair in requests])
         return [each.log_likelihood for each in found], {}
 
     return score
 
 
-def start_hf(folder: str):
+def start_hf(folder: str, window: int):
     """The same through the harness; its forward passes are timed on their own."""
     import torch
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
 
     torch.set_num_threads(len(os.sched_getaffinity(0)))
-    lm = HFLM(pretrained=folder, backend="causal", device="cpu", dtype="float32", max_length=WINDOW)
+    lm = HFLM(pretrained=folder, backend="causal", device="cpu", dtype="float32", max_length=window)
     forward_s, call = 0.0, lm._model_call
 
     def timed(*given, **named):
@@ -77,7 +85,11 @@ def start_hf(folder: str):
     def score(requests: list, batch) -> tuple[list[float], dict]:
         nonlocal forward_s
         lm.batch_size_per_gpu, forward_s = batch, 0.0
-        asked = [Instance("loglikelihood", {}, tuple(pair), i) for i, pair in enumerate(requests)]
+        kind = "loglikelihood" if len(requests[0]) == 2 else "loglikelihood_rolling"
+        asked = [Instance(kind, {}, tuple(pair), i) for i, pair in enumerate(requests)]
+        if kind == "loglikelihood_rolling":
+            values = lm.loglikelihood_rolling(asked, disable_tqdm=True)
+            return [v[0] if isinstance(v, tuple) else v for v in values], {}  # since 0.5 in a pair
         answers = lm.loglikelihood(asked, disable_tqdm=True)
         return [value for value, _ in answers], {"forward_s": forward_s}
 
@@ -87,13 +99,16 @@ def start_hf(folder: str):
 def serve(options: argparse.Namespace) -> None:
     """Answer each line of requests with a line of log-likelihoods and seconds, until the input ends."""
     answers, sys.stdout = sys.stdout, sys.stderr  # libraries may print
-    score = {"relscale": start_relscale, "hf": start_hf}[options.worker](options.folder)
+    score = {"relscale": start_relscale, "hf": start_hf}[options.worker](
+        options.folder, options.window
+    )
     print("{}", file=answers, flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
         begin = time.perf_counter()
         values, parts = score(asked["requests"], asked["batch"])
         parts["seconds"] = time.perf_counter() - begin
+        parts["peak_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
         print(json.dumps({"log_likelihoods": values} | parts), file=answers, flush=True)
 
 
@@ -103,7 +118,16 @@ class Worker:
     def __init__(self, side: str, folder: Path, options: argparse.Namespace):
         python = options.torch_python if side == "hf" else sys.executable
         self.process = subprocess.Popen(
-            [python, __file__, "--worker", side, "--folder", str(folder)],
+            [
+                python,
+                __file__,
+                "--worker",
+                side,
+                "--folder",
+                str(folder),
+                "--window",
+                str(options.window),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if options.verbose else subprocess.DEVNULL,
@@ -287,6 +311,7 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="show what the libraries say")
     parser.add_argument("--worker", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
+    parser.add_argument("--window", type=int, default=WINDOW, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         return serve(options)
