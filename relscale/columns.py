@@ -18,7 +18,7 @@ import pandas as pd
 
 from .core import UserError
 from .files import Sheet, numbers_of
-from .names import unit_factor, unit_of_name
+from .names import unit_factor, unit_of_name, words_of
 from .results import Result
 from .tables import SCALES
 
@@ -145,11 +145,18 @@ def read_scale(sheet: Sheet, wanted: str, taken: Taken) -> pd.Series:
         refuse_empty(sheet, found, taken.column)
         number = found.to_numpy(float)
         if (bad := number <= 0).any():
-            raise UserError(
-                f"{sheet.cells(bad, taken.column)}: must be positive: mend or drop these rows"
-            )
+            mend = "mend or drop these rows"
+            if (
+                number < 0
+            ).any():  # where some became negative, others may have become another number
+                mend = "whole numbers that grow too large begin anew below zero, so compute all of them again, as 6.0 * N * D with a point"
+            raise UserError(f"{sheet.cells(bad, taken.column)}: must be positive: {mend}")
         odd = number.max() if number.max() > _MOST[wanted] else number.min()
         if not taken.told and not _LEAST[wanted] <= odd <= _MOST[wanted]:
+            if {"log", "ln", "log2"} & set(words_of(taken.column)):
+                raise UserError(
+                    f"{taken.column}: a logarithm of which base? give {wanted} = {taken.column}:log10 if it is of ten, or else a column of {wanted} itself"
+                )
             raise UserError(
                 f"{taken.column}: {odd:g} is no number of {_UNITS[wanted]} of a language model: "
                 f"give the unit, {wanted} = {taken.column}:1e9 for billions, or {taken.column}:1 if it is right"

@@ -107,7 +107,7 @@ def _fractions(rows: pd.DataFrame, turned: Sequence[str], where: str) -> tuple[n
     if in_percent and len(in_percent) < len(turned):
         others = [g for g in turned if g not in in_percent]
         raise UserError(
-            f"{where}: {listed_names(in_percent)} seems in percent and {listed_names(others)} in fractions: give units, as in groups={{group: 'name:%'}}"
+            f"{where}: {listed_names(in_percent)} seems in percent and {listed_names(others)} in fractions: write all in one unit, or tell the unit of {listed_names(in_percent)} (%) by units="
         )
     if odd := [g for g in in_percent if least[g] <= 1]:
         raise UserError(

@@ -32,7 +32,7 @@ from relscale.core import (
     require,
 )
 from .results import Result
-from .table_files import told_by_file
+from .table_files import plain_cell, told_by_file
 from .written_numbers import comma_of, number_of, plain_number
 
 # %% ../nbs/06_files.ipynb #1ac83ddc
@@ -312,6 +312,7 @@ def read_sheet(path: Path | str, *, sheet: str | None = None) -> Sheet:
     with told_by_file(path, _UNREADABLE):
         if form == "text":
             text = decode_text(read_bytes(path))
+            text = text if "\n" in text else text.replace("\r", "\n")  # as an old Mac ended lines
             suffix = [s.lower() for s in path.suffixes if s.lower() in _FORMS][-1]
             (frame, skip, notes, mark), kind = _read_text(text, suffix), "row"
         elif form == "workbook":
@@ -401,6 +402,8 @@ def _tidy(
     names = [" ".join(n.split()) for n in names] if kind == "row" else names  # wrapped in a cell
     frame, notes = frame.set_axis(range(len(names)), axis=1), list(notes)
     frame.attrs = {}
+    for i in (i for i in frame if kind != "row" and frame[i].dtype == object):
+        frame[i] = frame[i].map(plain_cell)
     if kind == "row":
         empty = frame.map(lambda c: isinstance(c, str) and not c.strip())
         frame = frame.mask(empty, None) if empty.any(axis=None) else frame

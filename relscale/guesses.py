@@ -10,11 +10,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
-from .columns import Source, find_column, nd_factor, nearest_column
+from .columns import Source, find_column, named_file, nd_factor, nearest_column
 from .core import UserError
-from .files import Sheet, frame_sheet
+from .files import Sheet, frame_sheet, numbers_of
 from .names import is_aside, is_score, measure_words, role_of, shared_measure, words_of
 from .results import Result
 
@@ -98,6 +99,7 @@ def _affixes(names: list[str]) -> dict[str, str]:
     ahead = next((i for i in range(shortest) if len({p[i] for p in parts}) > 1), shortest)
     behind = next((i for i in range(shortest - ahead) if len({p[-1 - i] for p in parts}) > 1), 0)
     cut = ["".join(p[ahead : len(p) - behind]).strip(" _/.:|()[]-") for p in parts]
+    cut = [re.sub(r"\s*[(\[][^)\]]*$", "", c) for c in cut]  # a unit that some tell, half cut off
     return (
         dict(zip(cut, names, strict=True))
         if all(cut) and len(set(cut)) == len(cut)
@@ -141,7 +143,7 @@ def guess_columns(
     taken = {**told, **scales}
     for wanted, name in (
         ("run_id", _first_named(filled, _RUNS)),
-        ("seed", next((c for c in filled if "seed" in words_of(c)), None)),
+        ("seed", next((c for c in filled if "seed" in words_of(c) and not _SEED.search(c)), None)),
     ):
         if name is not None and wanted not in taken:
             taken[wanted] = name
@@ -165,6 +167,8 @@ def _group_column(
 _SPREADS = {"std", "stderr", "sem", "stdev"}  # no group is called so
 _BESIDE = {"se", "sd", "ci", "ci95", "low", "high", "lower", "upper", "min", "max", "var", "variance", "n", "num", "count",
            "counts", "samples", "items", "docs", "examples", "rank", "delta", "diff"}  # fmt: skip
+_SEED = re.compile(r"seed[\s_-]?\d+(?![A-Za-z])", re.IGNORECASE)  # loss_usa_seed1
+_UNCERTAIN = {"se", "sd", "ci", "ci95", "var", "variance"}  # and so is no error of a model
 _MEANS = {"avg", "mean", "average", "overall", "macro", "micro", "total", "all", "aggregate"}
 
 
@@ -172,13 +176,59 @@ def _is_beside(name: str, names: Sequence[str]) -> bool:
     """Whether a column holds a statistic of another: its name is the other's and a word such as stderr, n or high."""
     words, *others = (words_of(re.sub(r"[()\[\]]", " ", n)) for n in (name, *names))
     bare = [w for w in words if w not in _BESIDE]
-    return bool(set(words) & _SPREADS) or len(bare) < len(words) and bare in others
+    if set(words) & _SPREADS or len(bare) < len(words) and bare in others:
+        return True
+    # Score_se beside columns of losses is the error of a score that is not there; loss_se beside loss_en is Swedish
+    own = measure_words(name)
+    alike = [n for n in names if n != name and own & measure_words(n)]
+    return bool(own and set(words) & _UNCERTAIN) and set(bare) <= own and not alike
+
+# %% ../nbs/10_guesses.ipynb #c4a9b656
+def _refuse_unread(sheet: Sheet, texts: list[str]) -> None:
+    """Refuse a column called as an error whose cells are numbers with something else in them, such as 3.1 ± 0.2."""
+    for name in (c for c in texts if measure_words(c) and not _is_beside(c, texts)):
+        there = sheet.frame[name].dropna().astype(str)
+        if len(there) and there.str.match(r"\W*\d").mean() > 0.5:
+            with named_file(sheet.where):
+                numbers_of(sheet, name)
 
 
+def _refuse_seeds(names: Sequence[str], where: str) -> None:
+    """Refuse columns of seeds, which no groups are."""
+    if len(seeds := [c for c in names if _SEED.search(c)]) > 1:
+        raise UserError(
+            f"{where}: {seeds[0]} names a seed, and a group has one column: write a row for each seed, with a column seed"
+        )
+
+# %% ../nbs/10_guesses.ipynb #1a01d54c
 def _measures_of(sheet: Sheet, numeric: list[str]) -> list[str]:
     """The columns of errors or scores, by their names; several measures of one group are refused."""
     named = [c for c in numeric if measure_words(c) or "value" in words_of(c)]
     return [c for c in named if not _is_beside(c, numeric)]
+
+
+def _listed_kinds(names: Sequence[str]) -> str:
+    """Two names of each measure, and how many more there are."""
+    kinds: dict[frozenset, list[str]] = {}
+    for name in names:
+        kinds.setdefault(measure_words(name), []).append(name)
+    shown = [n for of in list(kinds.values())[:3] for n in of[:2]]
+    return ", ".join(shown) + (
+        f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    )
+
+
+def _pattern_of(measures: list[str]) -> str:
+    """A pattern with one star that takes the columns of the commonest measure and no others; else their names."""
+    kinds = [[n for n in measures if measure_words(n) == m] for m in map(measure_words, measures)]
+    for most in sorted(kinds, key=len, reverse=True):
+        cut = _affixes(most)
+        ends = {(n[: n.find(g)], n[n.find(g) + len(g) :]) for g, n in cut.items() if g != n}
+        if len(most) > 1 and len(ends) == 1 and len(cut) == len(most):
+            pattern = "*".join(*ends)
+            if set(match_groups(measures, pattern, "").values()) == set(most):
+                return repr(pattern)
+    return repr(tuple(max(kinds, key=len)))
 
 
 def _refuse_measures(measures: list[str], where: str) -> None:
@@ -187,8 +237,16 @@ def _refuse_measures(measures: list[str], where: str) -> None:
     shared = shared_measure(measures) or all("value" in words_of(c) for c in measures)
     if not shared or len(set(rest)) < len(rest) and len({measure_words(c) for c in measures}) > 1:
         raise UserError(
-            f"{where}: {', '.join(measures[:4])} are of several measures: choose by groups=, such as groups='{measures[0].split('_')[0]}_*'"
+            f"{where}: {_listed_kinds(measures)} are of several measures: choose by groups=, such as groups={_pattern_of(measures)}"
         )
+
+# %% ../nbs/10_guesses.ipynb #8021bbdd
+def _doubts_of_beside(sheet: Sheet, measures: list[str], numeric: list[str]) -> list[str]:
+    """A doubt for what was taken for a standard error by its name, such as loss_se, and is as large as an error itself."""
+    least = min(sheet.typed[c].median() for c in measures if sheet.typed[c].dtype == float) if all(sheet.typed[c].dtype == float for c in measures) else np.inf  # fmt: skip
+    large = [c for c in numeric if c not in measures and measure_words(c) and set(words_of(c)) & _UNCERTAIN
+             and sheet.typed[c].dtype == float and sheet.typed[c].median() > 0.3 * least]  # fmt: skip
+    return [f"{c} was taken for a standard error, and is large for one: if it is a group, name all columns of groups" for c in large]  # fmt: skip
 
 
 def _doubts_of_groups(groups: Mapping[str, str]) -> list[str]:
@@ -216,20 +274,34 @@ def _guess_values(sheet: Sheet, taken: dict, free: list[str]) -> Guess:
     if group is not None and value is not None and chosen:
         return _long_guess(taken, group, value, numeric, only)
     if len(measures) > 1:
+        _refuse_seeds(measures, sheet.where)
         _refuse_measures(measures, sheet.where)
         empty = [c for c in free if sheet.frame[c].isna().all() and is_score(c) is not None]
         groups = _affixes(measures)
         doubts = [f"{c} is empty throughout: it is no group" for c in empty]
+        doubts += _doubts_of_beside(sheet, measures, numeric)
         return Guess(taken, groups, [*doubts, *_doubts_of_groups(groups)])
     rest = [c for c in numeric if not is_aside(c) and c not in taken.values() and words_of(c)]
-    rest = [c for c in rest if not re.fullmatch("column [A-Z]+", c)]  # without a name
+    rest = [c for c in rest if not re.fullmatch("column [A-Z]+", c) and not _is_beside(c, numeric)]
+    if value is None:
+        _refuse_unread(sheet, texts)
+        _refuse_seeds([c for c in numeric if c not in taken.values()], sheet.where)
     if value is None and len(rest) > 1:
+        out = [c for c in numeric if is_aside(c) and len(c) == 2 and c not in taken.values()]
         said = f"no name tells an error: the columns {', '.join(rest)} were taken for groups"
+        said += (
+            f", and {', '.join(out)} not: if it is a group, name all columns of groups"
+            if out
+            else ""
+        )
         groups = {c: c for c in rest}
         return Guess(taken, groups, [said, *_doubts_of_groups(groups)])
     lacking = "group" if value is not None else "value"
+    nested = [c for c in rest if "." in c and c != value]
+    ahead = {c.split(".")[0] for c in nested}
+    such = f"'{ahead.pop()}.*'" if len(nested) > 1 and len(ahead) == 1 else ""
     raise UserError(
-        f"{sheet.where}: no column tells the {lacking}: name it by columns={{{lacking!r}: ...}}, or one column a group by groups="
+        f"{sheet.where}: no column tells the {lacking}: name it by columns={{{lacking!r}: ...}}, or one column a group by groups={such}"
     )
 
 

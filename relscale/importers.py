@@ -7,7 +7,7 @@ __all__ = ['Points', 'refuse_value', 'rows_asked', 'open_table', 'read_points', 
 
 # %% ../nbs/12_importers.ipynb #91a5adc0
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,14 @@ from relscale.columns import (
     take_column,
 )
 from .guesses import Guess, guess_columns, match_groups
-from .names import is_score, measure_words, shared_measure, unit_of_name, words_of
+from relscale.names import (
+    is_score,
+    loss_unit,
+    measure_words,
+    shared_measure,
+    unit_of_name,
+    words_of,
+)
 from .results import Result
 from .tables import SCALES, validate_rows
 
@@ -100,7 +107,24 @@ def _question_one_size(
         return [f"{said}: look whether its unit is right"]
     return _settled_units([(said, {flops, size})], told, where)
 
+# %% ../nbs/12_importers.ipynb #cb41d2f3
+def _doubt_of_wraps(rows: pd.DataFrame) -> list[str]:
+    """A doubt of FLOPs just below 2**63 with which errors do not fall: whole numbers of most languages begin anew there."""
+    flops = next((c for c in ("train_flops", "budget_flops") if c in rows), None)
+    if flops is None or {"num_params", "num_tokens"} <= set(rows):
+        return []  # 6ND tells it
+    points = rows.groupby("group", sort=False)
+    most = rows[flops].max()
+    last = [
+        of["value"].iloc[int(of[flops].argmax())] > 1.02 * of["value"].min() for _, of in points
+    ]
+    if not 2**61 < most < 2**63 or not all(last):
+        return []
+    return [
+        f"{flops} ends at {most:.3g}, just below 2^63, and no error is least there: whole numbers begin anew at 9.2e18, so compute 6.0 * N * D with a point"
+    ]
 
+# %% ../nbs/12_importers.ipynb #88c794ff
 def _settled_units(said: list[tuple[str, set[str]]], told: set[str], where: str) -> list[str]:
     """Refuse what units that nobody told have made; of units that were told it is a doubt."""
     for text, of in said:
@@ -146,6 +170,7 @@ def _rows_of(
         blocks = [base]
         source = found["value"].column if "value" in found else "value"
         named = told_directions(sheet, source, base["group"])
+    bits = _told_in_bits(sheet, guess.groups or {})
     for group, source in (guess.groups or {}).items():
         taken = (
             find_column(list(sheet.frame), source, "value", sheet.where)
@@ -154,6 +179,7 @@ def _rows_of(
         )
         if taken is None:
             taken = find_column(list(sheet.frame), source, f"group {group}", sheet.where)
+        taken = replace(taken, factor=float(np.log(2)), told=True) if group in bits else taken
         value = read_value(sheet, taken)
         refuse_value(sheet, value, taken)
         blocks.append(base.assign(group=str(group), value=value))
@@ -177,6 +203,26 @@ def _rows_of(
     return rows, named, told, account
 
 # %% ../nbs/12_importers.ipynb #59c9ff88
+def _told_in_bits(sheet: Sheet, groups: Mapping[str, str]) -> set[str]:
+    """The groups whose columns say bits where others say nats; other units that do not agree are refused, since a ratio of two is none of errors."""
+    units = {
+        g: loss_unit(c) for g, c in groups.items() if c in sheet.frame
+    }  # a unit that was told counts
+    if len(set(units.values())) < 2:
+        return set()
+    if set(units.values()) == {"bits", "nats"}:
+        return {g for g, unit in units.items() if unit == "bits"}
+    first = next(g for g, unit in units.items() if unit)
+    other = next(g for g, unit in units.items() if unit != units[first])
+    said = (
+        f"{groups[other]} in {units[other]}" if units[other] else f"{groups[other]} tells no unit"
+    )
+    raise UserError(
+        f"{sheet.where}: {groups[first]} is in {units[first]} and {said}: write all in one unit, or take one kind by groups="
+        + ("" if "bits per byte" in units.values() else ", or tell the unit of each by units=")
+    )
+
+
 def _group_name(cell: object) -> str:
     """A group's name as text: without blanks around it, and 2019 where a workbook has 2019.0."""
     whole = isinstance(cell, float) and cell.is_integer()
@@ -205,7 +251,7 @@ def refuse_value(sheet: Sheet, value: pd.Series, taken: Taken | None) -> None:
 
 # %% ../nbs/12_importers.ipynb #41741768
 _APART = {
-    "task", "metric", "split", "corpus", "suite", "recipe", "optimizer", "shots", "num_shots", "num_fewshot", "prompt", "tokenizer",
+    "task", "metric", "unit", "units", "split", "corpus", "suite", "recipe", "optimizer", "shots", "num_shots", "num_fewshot", "prompt", "tokenizer",
 }  # fmt: skip
 
 
@@ -239,6 +285,10 @@ def rows_asked(sheet: Sheet, only: Mapping[str, object], guess: Guess) -> tuple[
     apart = [c for c in part.frame if "_".join(words_of(c)) in _APART and c not in used]
     for column in apart:
         if (there := part.frame[column].dropna().map(str).unique()).size > 1:
+            if words_of(column)[-1].startswith("unit"):
+                raise UserError(
+                    f"{sheet.where}: values in several units ({column}: {listed_names(list(there))}): write all in one unit"
+                )
             raise UserError(
                 f"{sheet.where}: {there.size} values of {column} ({listed_names(list(there))}): choose one by only={{{column!r}: ...}}"
             )
@@ -335,6 +385,7 @@ def _points_of(sheet: Sheet, guess: Guess, left: list[tuple], better, carry: boo
     _refuse_flat(rows, sheet.where)
     _refuse_twice(sheet, rows)
     rows, said, more = errors_of(rows, named, better, sheet.where)
+    doubts += _doubt_of_wraps(rows)
     with named_file(sheet.where):
         rows = validate_rows(rows.drop(columns="_row"))
     notes = [("row", note, False, "blank or no data") for note in sheet.notes]

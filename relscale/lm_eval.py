@@ -90,6 +90,11 @@ def read_evaluations(
         found, why = _read_form(str(file), data, tools, given, doubts)
         account.append(("file", str(file), bool(found), why))
         for model, rows in found:
+            if not model["model"]:  # --output_path FILE of a model that was given in memory
+                model["model"] = _place_of(file)
+                doubts.append(
+                    f"{file}: no name of a model in it: called {model['model']}, after its place"
+                )
             parts.append(pd.DataFrame(rows).assign(file=str(file), order=len(models)))
             models.append(model)
     if not parts:
@@ -108,6 +113,12 @@ def read_evaluations(
     ]
     told = pd.DataFrame(told).drop_duplicates("run_id", ignore_index=True)
     return Imported(told, validate_scores(scores), account_of(account), list(dict.fromkeys(doubts)))
+
+
+def _place_of(file: Path | str) -> str:
+    """What a file's place calls the model whose results it holds: its own name, or its folder's where that is a common one."""
+    name = Path(str(file)).stem
+    return Path(str(file)).parent.name or name if name.startswith("results") else name
 
 
 def _read_form(
@@ -135,7 +146,8 @@ def _once(scores: pd.DataFrame, newest: bool, account: list) -> pd.DataFrame:
         )
     if not newest:
         raise UserError(
-            f"{same['file'].iloc[0]} and {same['file'].iloc[1]}: both hold {', '.join(first[key])}: remove one, or newest=True"
+            f"{same['file'].iloc[0]} and {same['file'].iloc[1]}: both hold {', '.join(first[key])}: remove one, or newest=True; "
+            "if they are two models, whose files call them the same, read each file alone with runs= and join the scores"
         )
     old = scores[scores.duplicated(key, keep="last")]
     account += [
@@ -234,6 +246,12 @@ def _read_results(file: Path) -> object:
         ) from None
 
 # %% ../nbs/14_lm_eval.ipynb #08503d34
+def _called(model: dict) -> list[str]:
+    """What a model may be called in a table of runs: its name, the last part of it, and what else its file says."""
+    name = model["model"]
+    return [name, name.rstrip("/").rpartition("/")[2], *model.get("also", ())]
+
+
 def _run_ids(models: list[dict], runs, files: list[str]) -> list[str]:
     """The run_id of each file's model."""
     known = (
@@ -247,13 +265,22 @@ def _run_ids(models: list[dict], runs, files: list[str]) -> list[str]:
     found = []
     for file, m in zip(files, models, strict=True):
         name, revision = m["model"], m["revision"]
-        names = [name, name.rstrip("/").rpartition("/")[2], *m.get("also", ())]
+        names = _called(m)
         exact = [f"{n}{mark}{revision}" for n in names for mark in "@-_" if revision]
         several = len(revisions[name]) > 1
         if runs is None:
             found.append(f"{name}@{revision}" if several and revision else name)
         elif key := next((n for n in exact if n in known), None):
             found.append(known[key])
+        elif (key := next((n for n in names if n in known), None)) and (
+            other := next(
+                (o["model"] for o in models if o["model"] not in (name, key) and key in _called(o)),
+                None,
+            )
+        ):
+            raise UserError(
+                f"{file}: models {name!r:.80} and {other!r:.80} both end in {key!r:.80}: give runs={{{name!r:.80}: run_id, ...}} with whole names"
+            )
         elif (key := next((n for n in names if n in known), None)) and not (
             several and not isinstance(runs, Mapping)
         ):
@@ -348,6 +375,8 @@ def _read_harness(data: Mapping, file: str, given: Mapping[str, bool], doubts: l
         doubts.append(
             f"files of an lm-eval before 0.4.3 tell no direction: taken as the harness has it for {', '.join(sorted(borrowed))}"
         )
+    if limit := (data.get("config") or {}).get("limit"):
+        doubts.append(f"{file}: evaluated on a part of the items (limit {limit:g}): its values are not those of whole tasks" if is_number(limit) else f"{file}: evaluated on a part of the items")  # fmt: skip
     doubts += _changed_rules(data, {row["metric"].partition(",")[0] for row in rows})
     return [(_model_of(data), rows)]
 

@@ -24,7 +24,8 @@ from .laws.intervals import Interval, check_level
 from .laws.pairing import match_scales
 from .laws.relative import Adjust
 from .names import is_score, words_of
-from .table_rows import asked_rows, refuse_wandb, set_upright, settle_rows, sizes_of_names
+from .table_rows import asked_rows, refuse_exports, set_upright, settle_rows, sizes_of_names
+from .wandb_exports import doubt_of_states, spread_dictionaries
 
 # %% ../nbs/24_table_fit.ipynb #232e54d5
 _USED = (
@@ -207,9 +208,10 @@ def _understood(
     whole: Sheet, named: Mapping[str, str | None], columns, groups, units, only, task, metric
 ):
     """The sheet set upright, what its columns are and in which units, and which rows were asked for."""
+    whole = spread_dictionaries(whole)
+    refuse_exports(whole)
     whole = set_upright(whole)
     asked, found = asked_rows(whole, only, task, metric)
-    refuse_wandb(whole)
     told = _told_columns(whole, columns, named)
     if "value" in found and told.setdefault("value", found["value"]) != found["value"]:
         raise UserError(f"metric={metric!r} and columns= name two columns of values: name one")
@@ -217,6 +219,7 @@ def _understood(
     guess = guess_columns(whole, columns=told, groups=groups)
     if not set(_SCALES) & set(guess.columns):
         whole, guess = sizes_of_names(whole, guess)
+    guess = replace(guess, doubts=[*guess.doubts, *doubt_of_states(whole)])
     return whole, _with_units(whole, guess, units), asked
 
 

@@ -570,7 +570,7 @@ def test_a_table_of_another_shape_gives_the_same_law(name):
         (lambda t: pd.concat([t.assign(corpus=c) for c in ("c4", "rw")]), "2 values of corpus (c4, rw): choose one"),
         (lambda t: pd.concat([t.assign(lab=c) for c in ("x", "y")]), "choose by only={'lab': ...}, in which they differ"),
         (lambda t: t.assign(loss_usa=-t["loss_usa"], loss_kenya=-t["loss_kenya"]), "give the negative"),
-        (lambda t: t.assign(summary="{}", config="{}"), "a table of the W&B API: read it by from_wandb"),
+        (lambda t: pd.DataFrame({"Step": [1, 2], "a - loss_usa": [3.0, 2.0], "b - loss_usa": [2.9, 1.9]}), "a panel of W&B"),
         (lambda t: t.drop(columns="params"), "no column tells a scale"),
         (lambda t: t.assign(loss_kenya=[3.0, 2.0, *[None] * 5]), "empty: fill it"),
     ],

@@ -1,0 +1,241 @@
+"""Tables as strangers have them: the law that was put in comes out, or one line that says what to do; each test is of one kind of fault."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from relscale.cli import main
+from relscale.core import UserError
+from relscale.files import read_sheet
+from relscale.guesses import guess_columns
+from relscale.importers import read_points
+from relscale.lm_eval import from_lm_eval
+from relscale.names import role_of, unit_of_name
+from relscale.table_fit import fit
+from relscale.wandb_exports import Metric, from_wandb
+
+FLOPS = np.array([1e18, 3e18, 1e19, 3e19, 1e20, 3e20])
+SIZES = np.array([7e7, 1.2e8, 2.3e8, 4e8, 7.4e8, 1.3e9])
+EXPONENTS = {"web": -0.05, "news": -0.06, "code": -0.08}  # news narrows by 0.01, code by 0.03
+LOSSES = {
+    g: (3.3 if g == "news" else 3.0) * (FLOPS / 1e18) ** b * (1 + 1e-5 * np.cos(7 * FLOPS / 1e18))
+    for g, b in EXPONENTS.items()
+}
+GAPS = {"news": -0.01, "code": -0.03}
+
+
+def wide(name: str = "loss_{}", **more) -> pd.DataFrame:
+    return pd.DataFrame({"model": list("abcdef"), "flops": FLOPS} | more | {name.format(g): v for g, v in LOSSES.items()})  # fmt: skip
+
+
+def long(**more) -> pd.DataFrame:
+    table = wide("{}").melt(["model", "flops"], var_name="domain", value_name="loss")
+    return table.assign(**more)
+
+
+def assert_law(study, abs_: float = 2e-4) -> None:
+    found = study.laws()["delta_beta"].dropna().to_dict()
+    assert {g.rpartition(".")[2]: v for g, v in found.items()} == pytest.approx(GAPS, abs=abs_)
+
+
+# --- what is a value, and what is the error of one
+
+
+def nested(**more) -> list[dict]:
+    rows = zip(*LOSSES.values(), strict=True)
+    return [
+        {"model": f"m{i}", "flops": FLOPS[i], "results": {g: {"loss": v, "loss_stderr": 0.01} for g, v in zip(LOSSES, row, strict=True)}}
+        | {k: v[i] for k, v in more.items()}
+        for i, row in enumerate(rows)
+    ]  # fmt: skip
+
+
+def test_an_error_of_a_score_that_is_not_there_is_no_group(tmp_path):
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(nested(Score_se=[0.01, 0.02, 0.03, 0.04, 0.05, 0.06])))
+    assert_law(fit(path, baseline="web"))
+    for aside in ("loss_sd", "score_se", "loss_ci95"):  # beside values that no name tells
+        table = long().rename(columns={"loss": "result"}).assign(**{aside: 0.01})
+        with pytest.raises(UserError, match="no column tells the value"):
+            fit(table, baseline="web")
+
+
+def test_swedish_is_a_group_and_asked_about_where_it_may_be_an_error():
+    swedish = wide().rename(columns={"loss_code": "loss_se"})
+    assert set(guess_columns(swedish).groups) == {"web", "news", "se"}
+    guess = guess_columns(swedish.assign(loss=2.0))
+    assert any(
+        "loss_se was taken for a standard error, and is large" in doubt for doubt in guess.doubts
+    )
+    small = guess_columns(wide(loss=2.0, loss_se=0.01))
+    assert not any("standard error" in doubt for doubt in small.doubts)
+    languages = wide("{}").rename(columns={"code": "id"})
+    assert "and id not" in guess_columns(languages).doubts[0]
+
+
+@pytest.mark.parametrize("mark", ["{:.3f}±0.003", "{:.3f} (0.003)", "{:.3f}*"])
+def test_a_value_with_something_behind_it_is_named(mark):
+    with pytest.raises(UserError, match=r"loss, rows 0, 1.* is not a number"):
+        fit(long(loss=long()["loss"].map(mark.format)), baseline="web")
+
+
+def test_the_advice_on_several_measures_can_be_followed():
+    table = wide("eval/{}/bpb", **{"eval/web/loss": FLOPS**-0.1, "train/loss": FLOPS**-0.1})
+    with pytest.raises(UserError, match=r"choose by groups=, such as groups='eval/\*/bpb'"):
+        fit(table, baseline="web")
+    assert_law(fit(table, baseline="web", groups="eval/*/bpb"))
+    table = wide("results.{}", Score=FLOPS**-0.1)
+    with pytest.raises(UserError, match=r"one column a group by groups='results\.\*'"):
+        fit(table, baseline="web")
+
+
+@pytest.mark.parametrize("name", ["{}_seed{}", "loss_{}_seed_{}", "{} Seed {}"])
+def test_columns_of_seeds_are_no_groups(name):
+    columns = {name.format(g, s): LOSSES[g] * (1 + s / 1e4) for g in ("web", "news") for s in (0, 1)}  # fmt: skip
+    with pytest.raises(UserError, match="names a seed.*write a row for each seed"):
+        fit(pd.DataFrame({"flops": FLOPS} | columns), baseline="web")
+
+
+# --- units
+
+
+def test_bits_beside_nats_are_made_one():
+    table = wide().rename(columns={"loss_news": "loss_news_nats", "loss_code": "loss_code_nats"})
+    table["loss_web_bits"] = table.pop("loss_web") / math.log(2)
+    laws = fit(table, baseline="web_bits").laws().loc["news_nats"]
+    assert laws["ratio_start"] == pytest.approx(1.1, abs=1e-3)
+    assert laws["verdict_gap"] == "gap narrows"  # in two units it is below one, and seems to widen
+    unsaid = table.rename(columns={"loss_news_nats": "loss_news", "loss_code_nats": "loss_code"})
+    with pytest.raises(UserError, match="loss_web_bits is in bits and loss_news tells no unit"):
+        fit(unsaid, baseline="web_bits")
+    told = fit(unsaid, baseline="web_bits", units={"web_bits": "bits"})
+    assert told.laws().loc["news", "ratio_start"] == pytest.approx(1.1, abs=1e-3)
+    mixed = long(unit=np.where(long()["domain"] == "web", "bits", "nats"))
+    with pytest.raises(UserError, match=r"several units \(unit: bits, nats\)"):
+        fit(mixed, baseline="web")
+
+
+@pytest.mark.parametrize(
+    "name, role, factor",
+    [
+        ("D (B)", "num_tokens", 1e9), ("N (M)", "num_params", 1e6), ("PF-days", "train_flops", 8.64e19), ("petaflop/s-days", "train_flops", 8.64e19),
+        ("training compute (1e18 FLOP)", "train_flops", 1e18), ("флопс", "train_flops", None),
+    ],
+)  # fmt: skip
+def test_a_scale_and_its_unit_in_one_header(name, role, factor):
+    assert role_of(name) == role and unit_of_name(name, role) == factor
+
+
+def test_a_logarithm_of_an_unknown_base_is_asked_for():
+    table = wide().rename(columns={"flops": "log_flops"})
+    table["log_flops"] = np.log10(table["log_flops"])
+    with pytest.raises(UserError, match="a logarithm of which base"):
+        fit(table, baseline="web")
+    assert_law(fit(table, baseline="web", columns={"train_flops": "log_flops:log10"}))
+
+
+def test_flops_that_began_anew_at_the_largest_whole_number_are_doubted():
+    with np.errstate(over="ignore"):
+        wrapped = np.int64(6) * SIZES.astype(np.int64) * (FLOPS / 6 / SIZES).astype(np.int64)
+    assert (wrapped < 0).any()
+    with pytest.raises(UserError, match="begin anew below zero, so compute all of them again"):
+        read_points(wide().assign(flops=wrapped))  # dropping these rows would leave wrong ones
+    points = read_points(wide().assign(flops=np.abs(wrapped)))
+    assert any("just below 2^63" in doubt for doubt in points.doubts)
+    right = read_points(wide().assign(flops=FLOPS / 40))  # ends there as well, and is right
+    assert not any("2^63" in doubt for doubt in right.doubts)
+
+
+# --- files
+
+
+def test_old_ends_of_lines_and_lists_in_cells(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_bytes(long().to_csv(index=False, lineterminator="\r").encode())
+    assert_law(fit(path, baseline="web"))
+    path = tmp_path / "t.json"
+    path.write_text(json.dumps(nested(tags=[["a", "b"]] * 6)))
+    assert read_sheet(path).frame["tags"].tolist() == ['["a", "b"]'] * 6
+    assert_law(fit(path, baseline="web"))
+
+
+# --- W&B
+
+
+def test_runs_that_no_state_calls_finished_are_doubted():
+    study = fit(wide(State="crashed"), baseline="web")
+    assert "State calls no run finished (crashed), and all are taken" in " ".join(study.doubts)
+    assert not fit(wide(State="Ohio"), baseline="web").doubts
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "jsonl"])
+def test_the_apis_table_is_a_table(tmp_path, form):
+    rows = [
+        {"summary": {f"eval/{g}/bpb": v[i] for g, v in LOSSES.items()} | {"flops": FLOPS[i]}, "config": {"lr": 0.1}, "name": f"run-{i}"}
+        for i in range(6)
+    ]  # fmt: skip
+    path = tmp_path / f"t.{form}"
+    if form == "csv":
+        pd.DataFrame(rows).to_csv(path)
+    else:
+        path.write_text(json.dumps(rows) if form == "json" else "\n".join(map(json.dumps, rows)))
+    study = fit(path, baseline="web")
+    assert_law(study)
+    assert "no column tells the state of runs" in " ".join(study.doubts)
+
+
+def test_a_panel_without_its_ranges_is_a_panel(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("Step,a - x - bpb/GB,b - bpb/GB\n1,1.9,1.8\n2,,1.5\n")
+    sizes = pd.DataFrame({"run_id": ["a - x", "b"], "corpus": "c", "train_flops": [1e18, 1e19], "num_params": [10**8, 10**9], "num_tokens": [2 * 10**9, 2 * 10**10]})  # fmt: skip
+    read = from_wandb(path, suite="s", metrics=[Metric("bpb/{group}")], runs=sizes)
+    assert read.scores[["run_id", "value"]].values.tolist() == [["a - x", 1.9], ["b", 1.5]]
+    with pytest.raises(UserError, match="a panel of W&B.*export the runs table"):
+        fit(path, baseline="GB")
+
+
+# --- lm-evaluation-harness
+
+
+def results(model: str | None, acc: float, **config) -> str:
+    head = {"results": {"arc": {"alias": "arc", "acc,none": acc}}, "higher_is_better": {"arc": {"acc": True}}}  # fmt: skip
+    named = {} if model is None else {"model_name": model}
+    return json.dumps(head | {"versions": {"arc": 1}, "config": {"model_args": ""} | config} | named)  # fmt: skip
+
+
+def put(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_results_without_a_models_name_are_called_after_their_place(tmp_path):
+    put(tmp_path / "a" / "results.json", results(None, 0.4))
+    put(tmp_path / "b" / "results.json", results(None, 0.5))
+    put(tmp_path / "c.json", results(None, 0.6))
+    read = from_lm_eval(tmp_path)
+    found = dict(read.scores[["run_id", "value"]].values.tolist())
+    assert found == {"a": 0.4, "b": 0.5, "c": 0.6} and len(read.doubts) == 3
+    assert from_lm_eval(tmp_path, runs={"a": "x", "b": "y", "c": "z"}).runs.shape[0] == 3
+
+
+def test_two_models_with_one_last_part_are_not_one_run(tmp_path):
+    put(tmp_path / "a" / "results_1.json", results("/ckpt/a/hf", 0.4))
+    other = results("/ckpt/b/hf", 0.5).replace("arc", "boolq")  # no score stands twice
+    put(tmp_path / "b" / "results_1.json", other)
+    with pytest.raises(UserError, match="both end in 'hf'.*with whole names"):
+        from_lm_eval(tmp_path, runs=pd.DataFrame({"run_id": ["hf"]}))
+    told = from_lm_eval(tmp_path, runs={"/ckpt/a/hf": "a", "/ckpt/b/hf": "b"})
+    assert told.scores["run_id"].tolist() == ["a", "b"]
+
+
+def test_a_part_of_a_task_is_doubted_and_results_are_no_table(tmp_path, capsys):
+    path = put(tmp_path / "out.json", results("org/m", 0.4, limit=10.0))
+    assert "a part of the items (limit 10)" in from_lm_eval(path).doubts[0]
+    assert main(["fit", str(path), "--baseline", "arc"]) == 2
+    said = capsys.readouterr().err
+    assert "results of one evaluation" in said and "from_lm_eval" in said
