@@ -6,6 +6,7 @@
 __all__ = ['Points', 'refuse_value', 'rows_asked', 'open_table', 'read_points', 'from_table']
 
 # %% ../nbs/12_importers.ipynb #91a5adc0
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -224,9 +225,9 @@ def _told_in_bits(sheet: Sheet, groups: Mapping[str, str]) -> set[str]:
 
 
 def _group_name(cell: object) -> str:
-    """A group's name as text: without blanks around it, and 2019 where a workbook has 2019.0."""
+    """A group's name as text: without blanks around it, its accents in one form, and 2019 where a workbook has 2019.0."""
     whole = isinstance(cell, float) and cell.is_integer()
-    return str(int(cell) if whole else cell).strip()
+    return unicodedata.normalize("NFC", str(int(cell) if whole else cell).strip())
 
 
 def _column_direction(column: str, columns: Sequence[str]) -> bool | None:

@@ -176,6 +176,12 @@ def read_as_is(path: Path | str, text: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, text: Sequence[str]) -> pd.DataFrame:
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        head = file.readline(10**5)
+    if other := [m for m in (";", "\t") if head.count(m) > head.count(",")]:
+        raise UserError(
+            f"{path}: cells are parted by {'tabs' if other[0] != ';' else 'semicolons'}: save it with commas between cells and points in numbers"
+        )
     frame = pd.read_csv(
         path,
         dtype=dict.fromkeys(text, str),

@@ -257,7 +257,17 @@ def _mixed(sheet: Sheet, guess: Guess) -> tuple[Sheet, list[str]]:
     )
     doubts = []
     free = [c for c in sheet.frame if c not in used and words_of(c) != ["higher", "is", "better"]]
-    for name in (c for c in free if sheet.typed[c].dtype != float):
+    sizes = [c for k in SCALES if isinstance(s := guess.columns.get(k), str) and (c := mapped_column(sheet, s))]  # fmt: skip
+    alike = sheet.frame[sizes].map(str).agg("\x1f".join, axis=1) if sizes else runs
+    at = alike if sizes and len(runs.unique()) > len(alike.unique()) else None
+    for name in free:
+        number = (
+            sheet.typed[name].dtype == float
+        )  # a learning rate, where models of one size have several
+        if number and (
+            at is None or (sheet.frame[name].groupby(at.to_numpy()).nunique() < 2).mean() > 0.5
+        ):
+            continue
         words = sheet.frame[name].dropna().map(str)
         least = runs[words.index].groupby(words.to_numpy()).nunique()
         if 2 <= len(least) <= 6 and least.min() >= 3:

@@ -256,7 +256,7 @@ def _import_file(file: Path, asked: _Asked) -> Imported:
     doubts += doubt_of_states(sheet)
     if lines := _lines_of(sheet, asked.metrics):
         parts = [
-            _history(s, step or names[0], run, asked, account)
+            _history(s, step or names[0], run, asked, account, doubts)
             for run, s in _panel(sheet, lines, account, doubts)
         ]
     elif (
@@ -271,7 +271,7 @@ def _import_file(file: Path, asked: _Asked) -> Imported:
     ):
         ids = sheet.frame[name].map(str) if name else pd.Series([_stem(file)] * len(sheet.frame))
         whole = [(i, sheet.take(np.flatnonzero((ids == i).to_numpy()))) for i in dict.fromkeys(ids)]
-        parts = [_history(s, step, i, asked, account) for i, s in whole]
+        parts = [_history(s, step, i, asked, account, doubts) for i, s in whole]
         parts = [p for p in parts if p is not None]
         if not parts:
             raise UserError(f"{file}: no step with a score: check metrics= or states=")
@@ -403,7 +403,9 @@ def _table(
     return runs, _scores_of(part, runs["run_id"], named)
 
 # %% ../nbs/13_wandb_exports.ipynb #873311bc
-def _history(sheet: Sheet, step: str, run_id: str, asked: _Asked, account: list):
+def _history(
+    sheet: Sheet, step: str, run_id: str, asked: _Asked, account: list, doubts: list
+):
     """Runs and scores of one run's history; None, and told, when no row has a score."""
     named = _match(list(sheet.frame), asked.metrics, sheet.where)
     at_step = pd.to_numeric(sheet.frame[step], errors="coerce")
@@ -421,6 +423,12 @@ def _history(sheet: Sheet, step: str, run_id: str, asked: _Asked, account: list)
         return None
     taken = scored[-1:] if asked.steps == "last" else scored
     part = replace(sheet, frame=frame).take(taken)
+    late = [c for c in named if frame[c].notna().any() and pd.isna(frame[c].iloc[scored[-1]])]
+    if late and asked.steps == "last":
+        doubts.append(
+            f"run {run_id}: {', '.join(late[:3])}{f' and {len(late) - 3} more' if len(late) > 3 else ''} empty at its last step with a score "
+            f"({at_step[scored[-1]]:.0f}), and left out: take steps='all', or export values of one step"
+        )
     end = taken == scored[-1]
     ids = [run_id if e else f"{run_id}@{s:.0f}" for e, s in zip(end, at_step[taken], strict=True)]
     account.append(
@@ -551,7 +559,8 @@ def _scores_of(sheet: Sheet, run_ids: pd.Series, named: dict) -> pd.DataFrame:
                 "nan",
                 "-nan",
             ):
-                number = numbers_of(sheet, column).to_numpy(float)  # with a comma, or refused
+                with named_file(sheet.where):  # with a comma, or refused
+                    number = numbers_of(sheet, column).to_numpy(float)
             else:
                 raise UserError(
                     f"{sheet.where}: {sheet.cells(bad, column)}: {value!r} is not finite: mark the run failed, or empty the cell"

@@ -16,6 +16,7 @@ from relscale.importers import read_points
 from relscale.lm_eval import from_lm_eval
 from relscale.names import role_of, unit_of_name
 from relscale.table_fit import fit
+from relscale.tables import read_folder
 from relscale.wandb_exports import Metric, from_wandb
 
 FLOPS = np.array([1e18, 3e18, 1e19, 3e19, 1e20, 3e20])
@@ -239,3 +240,43 @@ def test_a_part_of_a_task_is_doubted_and_results_are_no_table(tmp_path, capsys):
     assert main(["fit", str(path), "--baseline", "arc"]) == 2
     said = capsys.readouterr().err
     assert "results of one evaluation" in said and "from_lm_eval" in said
+
+
+# --- rows
+
+
+def test_settings_that_models_of_one_size_differ_in_are_doubted():
+    rates = pd.concat([wide(lr=r, model=[f"{m}{r}" for m in "abcdef"]) for r in (0.001, 0.003)])
+    study = fit(rates, baseline="web")
+    assert "rows of 2 values of lr (0.001, 0.003) are taken together" in " ".join(study.doubts)
+    ladder = wide(lr=[0.003, 0.003, 0.003, 0.001, 0.001, 0.001])  # goes with size
+    assert not fit(ladder, baseline="web").doubts
+
+
+def test_one_name_in_two_forms_of_its_accent_is_one_group():
+    table = long().replace({"news": "ne\u0301ws"})
+    table.loc[table["flops"] > 1e19, "domain"] = table["domain"].replace({"ne\u0301ws": "n\u00e9ws"})  # fmt: skip
+    assert set(fit(table, baseline="web").laws().index) == {"web", "n\u00e9ws", "code"}
+
+
+def test_a_score_that_the_last_step_lacks_is_told(tmp_path):
+    path = tmp_path / "run-a.csv"
+    path.write_text("_step,bpb/GB,bpb/US,n,D\n1,1.9,1.8,100000000,1000000000\n2,1.7,,100000000,2000000000\n")  # fmt: skip
+    setup = {"suite": "s", "fixed": {"corpus": "c"}, "metrics": [Metric("bpb/{group}")],
+             "columns": {"num_params": "n", "num_tokens": "D", "train_flops": "6ND"}}  # fmt: skip
+    read = from_wandb(path, **setup)
+    assert read.scores["group"].tolist() == ["GB"]
+    assert "run run-a: bpb/US empty at its last step with a score (2)" in read.doubts[0]
+    assert not from_wandb(path, steps="all", **setup).doubts
+    path.write_text("Name,bpb/GB,n,D\na,-,100000000,1000000000\n")
+    with pytest.raises(UserError, match=r"run-a\.csv: bpb/GB, row 2, column B: '-' is not a number"):  # fmt: skip
+        from_wandb(path, **setup)
+
+
+@pytest.mark.parametrize("mark, word", [(";", "semicolons"), ("\t", "tabs")])
+def test_runs_and_scores_in_a_spreadsheets_csv_are_told_by_their_mark(tmp_path, mark, word):
+    for name in ("runs", "scores"):
+        table = pd.DataFrame({"run_id": ["a"], "value": [1.5], "group": ["x"]})
+        table.to_csv(tmp_path / f"{name}.csv", index=False, sep=mark, decimal=",")
+    with pytest.raises(UserError, match=f"runs.csv: cells are parted by {word}: save it with"):
+        read_folder(tmp_path)
