@@ -176,14 +176,14 @@ def read_as_is(path: Path | str, text: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def _read_csv(path: Path, text: Sequence[str]) -> pd.DataFrame:
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        head = file.readline(10**5)
-    if other := [m for m in (";", "\t") if head.count(m) > head.count(",")]:
+    content = path.read_bytes()
+    head = content[: 10**5].partition(b"\n")[0]
+    if other := [m for m in (b";", b"\t") if head.count(m) > head.count(b",")]:
         raise UserError(
-            f"{path}: cells are parted by {'tabs' if other[0] != ';' else 'semicolons'}: save it with commas between cells and points in numbers"
+            f"{path}: cells are parted by {'tabs' if other[0] != b';' else 'semicolons'}: save it with commas between cells and points in numbers"
         )
     frame = pd.read_csv(
-        path,
+        io.BytesIO(content),
         dtype=dict.fromkeys(text, str),
         keep_default_na=False,
         na_values=[""],

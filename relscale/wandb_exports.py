@@ -403,9 +403,7 @@ def _table(
     return runs, _scores_of(part, runs["run_id"], named)
 
 # %% ../nbs/13_wandb_exports.ipynb #873311bc
-def _history(
-    sheet: Sheet, step: str, run_id: str, asked: _Asked, account: list, doubts: list
-):
+def _history(sheet: Sheet, step: str, run_id: str, asked: _Asked, account: list, doubts: list):
     """Runs and scores of one run's history; None, and told, when no row has a score."""
     named = _match(list(sheet.frame), asked.metrics, sheet.where)
     at_step = pd.to_numeric(sheet.frame[step], errors="coerce")
