@@ -37,6 +37,8 @@ CHAPTERS = """# Chapters
 The chapters are the library: one notebook, one module of the same name, in the order in which they are read and import each other.
 """
 STUDY_LINES = 8  # a study is read for what it finds; a chapter for how it is done
+# In a search, short answers come first, then what is read from its beginning, then the rest.
+BOOSTS = {"how_to": 5, "tutorials": 3, "explanations": 3}
 # Pages that are made here, and that notebooks may link to.
 MADE = ("reference", "chapters.md")
 # Sections of the sidebar that stand under one tab: the chapters of the package.
@@ -134,7 +136,10 @@ def site_config(root: Path, source: Path, target: Path, nav: list) -> dict:
     )
     # As seen from the configuration, so that another builder reads the same file where it lies.
     config["docs_dir"], config["site_dir"] = source.name, target.name
-    config["plugins"]["mkdocstrings"]["handlers"]["python"]["paths"] = [str(root)]
+    config["theme"]["custom_dir"] = str(DOCS / "overrides")
+    python = config["plugins"]["mkdocstrings"]["handlers"]["python"]
+    python["paths"] = [str(root)]
+    python["options"]["extensions"] = [str(DOCS / "own_defaults.py")]
     config["nav"] = nav
     return config
 
@@ -194,7 +199,9 @@ def chapters_page(nav: list, pages: dict[str, Page]) -> str:
         ((wing, names),) = entry.items()
         if wing in LIBRARY:
             rows = [f"| [{pages[n].title}]({as_markdown(n)}) | {pages[n].blurb} |" for n in names]
-            parts.append("\n".join([f"## {wing}", "", "| chapter | |", "|---|---|", *rows]))
+            parts.append(
+                "\n".join([f"## {wing}", "", "| chapter | is about |", "|---|---|", *rows])
+            )
     return "\n\n".join(parts) + "\n"
 
 
@@ -203,7 +210,7 @@ def stage_notebooks(root: Path, source: Path, modules: dict[str, str]) -> dict[s
 
     `modules` has the module that a notebook exports, for links to the reference.
     """
-    nbs, pages = (root / "nbs").resolve(), {}
+    nbs, pages, words = (root / "nbs").resolve(), {}, reader_words()
 
     def linked(target: str, page: str) -> str:
         """A notebook by its page; a file that is no page as the repository shows it."""
@@ -230,7 +237,7 @@ def stage_notebooks(root: Path, source: Path, modules: dict[str, str]) -> dict[s
             long=STUDY_LINES if name.startswith("case_studies/") else LONG,
         )
         pages[name] = page = replace(page, title=page_title(name, page.title))
-        write_page(page, source / as_markdown(name))
+        write_page(page, source / as_markdown(name), words.get(name.removesuffix(".ipynb")))
     for picture in sorted(nbs.rglob("*")):
         name = picture.relative_to(nbs).as_posix()
         if picture.suffix in {".png", ".svg", ".jpg", ".gif"} and not SKIPPED.search(name):
@@ -239,12 +246,21 @@ def stage_notebooks(root: Path, source: Path, modules: dict[str, str]) -> dict[s
     return pages
 
 
-def write_page(page: Page, target: Path) -> None:
-    """Write a page and its pictures; title and first line also stand in its front matter, for search and previews."""
+def reader_words() -> dict[str, list[str]]:
+    """Words that a reader may type, by page without its ending."""
+    return yaml.safe_load((DOCS / "words.yml").read_text(encoding="utf-8"))
+
+
+def write_page(page: Page, target: Path, words: list[str] | None = None) -> None:
+    """Write a page and its pictures; title and first line also stand in its front matter, for search and previews.
+
+    `words` of a reader are tags, which the search puts before titles and text, and no page shows.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     alone = {"hide": ["navigation"]} if target.stem in ("index", "gallery") else {}
-    short = {"search": {"boost": 5}} if target.parent.name == "how_to" else {}  # answers first
-    head = {"title": page.title, "description": page.blurb, **alone, **short}
+    boost = BOOSTS.get(target.parent.name)
+    found = {"search": {"boost": boost}, "tags": words} if boost else {"tags": words}
+    head = {"title": page.title, "description": page.blurb, **alone, **found}
     front = yaml.safe_dump({k: v for k, v in head.items() if v}, sort_keys=False)
     blurb = f"{page.blurb}\n{{ .blurb }}\n\n" if page.blurb else ""
     text = f"---\n{front}---\n\n# {page.title}\n\n{blurb}{page.text}\n"

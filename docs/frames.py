@@ -5,7 +5,8 @@ import itertools
 import re
 from html.parser import HTMLParser
 
-STYLE = re.compile(r"\s*<style[^>]*>.*?</style>", re.DOTALL)
+STYLE = re.compile(r"\s*<style scoped[^>]*>.*?</style>", re.DOTALL)  # of pandas
+STYLED = re.compile(r"<style>.*</table>", re.DOTALL)
 FRAME = re.compile(r"<table\b.*?</table>", re.DOTALL)
 ROW = re.compile(r"<tr\b.*?</tr>", re.DOTALL)
 HEAD_CELL = re.compile(r"<th\b[^>]*>(.*?)</th>", re.DOTALL)
@@ -195,5 +196,7 @@ def shape_frame(match: re.Match) -> str:
 def shape_tables(text: str) -> str:
     """An HTML output for the site: its own styles go, its tables are shaped, and no blank line ends the block."""
     text = FRAME.sub(shape_frame, STYLE.sub("", text))
+    # Tables with a style of their own do not take that of the site.
+    text = STYLED.sub(lambda m: m[0].replace("<table>", '<table class="own">'), text)
     text = NOTEBOOK.sub(r"\1.html", text)
     return re.sub(r"\n\s*\n+", "\n", text).strip()

@@ -26,7 +26,8 @@ UNIT = re.compile(r"(?<=\d) (?=%)")  # 5 % stays on one line
 LIST_ITEM = re.compile(r"( *)([-*+]|\d+\.) +")
 MANY = 12  # fields; a record of more names them in the reference
 LONG = 26  # lines; a longer example is folded, and its output shown
-WIDE = 880  # pixels; beside each other, panels would be too small to read on a phone
+# Pixels, and width over height; beside each other, panels would be too small to read on a phone.
+WIDE, PANELS = 880, (640, 1.9)
 
 
 @dataclass
@@ -65,11 +66,13 @@ def folded(summary: str, body: str, kind: str) -> str:
 
 def spaced(text: str) -> str:
     """Markdown of notebooks for Python-Markdown: a list needs a blank line before, and its parts four spaces."""
-    lines, inside, fence = [], False, False
+    lines, inside, fence, formula = [], False, False, False
     for line in text.split("\n"):
         if re.match(r" {0,3}(```|~~~)", line):
             fence = not fence
-        item = None if fence else LIST_ITEM.match(line)
+        # A line of a formula that begins with a plus is no list.
+        item = None if fence or formula else LIST_ITEM.match(line)
+        formula ^= not fence and line.count("$$") % 2 == 1
         if item:
             depth = (len(item[1]) + 1) // 2
             if not inside and lines and lines[-1].strip():
@@ -184,8 +187,17 @@ def is_table(text: str) -> bool:
 
 
 def printed(text: str) -> str:
-    """A printed output: sentences wrap, columns keep their lines."""
-    return fenced(text.rstrip("\n"), "{ .text .output }" if is_table(text) else "{ .text .said }")
+    """A printed output: sentences wrap, columns keep their lines, also where one follows the other."""
+    runs: list[tuple[bool, list[str]]] = []
+    for part in re.split(r"\n[ \t]*\n", text.rstrip("\n")):
+        if runs and runs[-1][0] == is_table(part):
+            runs[-1][1].append(part)
+        else:
+            runs.append((is_table(part), [part]))
+    return "\n\n".join(
+        fenced("\n\n".join(parts), "{ .text .output }" if table else "{ .text .said }")
+        for table, parts in runs
+    )
 
 
 def shown_output(output, take_image: Callable[[str, bytes, str], str], pipes: bool) -> str:
@@ -207,6 +219,12 @@ def shown_output(output, take_image: Callable[[str, bytes, str], str], pipes: bo
         return markdown
     plain = join(data.get("text/plain", ""))
     return fenced(plain, "text") if pipes else printed(plain)
+
+
+def is_wide(png: bytes) -> bool:
+    """Whether a picture would be unreadable at the width of a phone."""
+    width, height = (int.from_bytes(png[k : k + 4], "big") for k in (16, 20))
+    return width > WIDE or (width > PANELS[0] and width > PANELS[1] * height)
 
 
 def spelt(text: str) -> str:
@@ -257,8 +275,7 @@ def make_page(
         name = f"{place}.{EXTENSIONS[mime]}" if for_site else f"{notebook.stem}_{place}.png"
         path = posixpath.join(folder, name)
         page.files[path] = content
-        wide = mime == "image/png" and int.from_bytes(content[16:20], "big") > WIDE
-        mark = "{ .figure .wide }" if wide else "{ .figure }"
+        mark = "{ .figure .wide }" if mime == "image/png" and is_wide(content) else "{ .figure }"
         return f"![{alt}]({path})" + mark * for_site
 
     parts = []

@@ -146,11 +146,38 @@ def test_printed_sentences_wrap_and_tables_do_not():
         "┃ a ┃\n│ 1 │\n│ 2 │",
     ):
         assert "{ .text .output }" in pages.printed(kept), kept
+    both = pages.printed("a   b\n1   2\n\n3   4\n5   6\n\nA sentence.\nAnother.\n\nA third.")
+    assert both == (
+        "```{ .text .output }\na   b\n1   2\n\n3   4\n5   6\n```\n\n"
+        "```{ .text .said }\nA sentence.\nAnother.\n\nA third.\n```"
+    )
+
+
+def test_a_formula_of_several_lines_is_no_list():
+    formula = "With\n\n$$a = b\n+ c$$\n\n+ an item"
+    assert pages.spaced(formula) == formula
+
+
+def test_a_table_with_a_style_of_its_own_keeps_it():
+    """Its script and its small drawings would be lost without; the styles of pandas are not the site's."""
+    own = "<div><style>\n.slopes svg { overflow: visible; }\n</style><table><tr><td>1</td></tr></table></div>"
+    shaped = frames.shape_tables(own)
+    assert "overflow: visible" in shaped and '<table class="own">' in shaped
+    shaped = frames.shape_tables(FRAME)
+    assert "<style" not in shaped and 'class="own"' not in shaped
+
+
+def test_pictures_of_several_panels_keep_their_size_on_a_phone():
+    def png(width, height):
+        return bytes(16) + width.to_bytes(4, "big") + height.to_bytes(4, "big")
+
+    assert pages.is_wide(png(900, 700)) and pages.is_wide(png(770, 387))
+    assert not pages.is_wide(png(704, 396)) and not pages.is_wide(png(616, 242))
 
 
 def test_a_row_of_panels_is_named_wide_and_a_small_picture_is_not(tmp_path):
     def shown(width):
-        header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, 300) + bytes(40)
+        header = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", width, 700) + bytes(40)
         picture = display(image_png=base64.b64encode(header).decode(), text_plain="<Figure>")
         cells = [markdown("# T"), code("plot()", picture)]
         path = tmp_path / "a.ipynb"
@@ -278,6 +305,18 @@ def test_site_keeps_exports_and_spells_dunder_names(tree):
     assert "relscale/blob/main/data/README.md)" in staged  # no page: the repository's
     assert "(03_plan.md#x)" in staged
     assert (tree / "staged/index_files/1.png").read_bytes() == PIXEL
+
+
+def test_words_of_a_reader_lead_to_pages_that_are_there(tree):
+    """A page that was renamed would else be lost to those who search for what it is about."""
+    words = build.reader_words()
+    there = {name.removesuffix(".ipynb") for name in build.notebooks(ROOT / "nbs")}
+    assert set(words) <= there
+    assert all(word == str(word).lower() and " " not in word for w in words.values() for word in w)
+    page = pages.Page("Title", "", "Text")
+    build.write_page(page, tree / "how_to/page.md", ["one", "two"])
+    front = "title: Title\nsearch:\n  boost: 5\ntags:\n- one\n- two\n"
+    assert (tree / "how_to/page.md").read_text().startswith(f"---\n{front}---\n")
 
 
 def test_a_link_to_a_file_that_is_gone_stops_the_build(tree):
