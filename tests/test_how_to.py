@@ -81,3 +81,10 @@ def test_the_command_line_takes_every_command_that_is_shown():
         except (SystemExit, KeyError):
             refused.append(f"{path.name}: {command}")
     assert not refused
+
+
+def test_the_list_of_commands_has_every_command():
+    from relscale.cli import COMMANDS
+
+    shown = "\n".join(text for _, text in cells(ROOT / "nbs/how_to/commands.ipynb"))
+    assert [c for c in COMMANDS if f"| `relscale {c}" not in shown] == []
