@@ -155,7 +155,7 @@ def shown_source(source: str, reference: str | None) -> str:
     lines = source.count("\n") + 1
     if made:
         names = ", ".join(f"<code>{node.name}</code>" for node in made)
-    elif all(isinstance(n, ast.Import | ast.ImportFrom) for n in tree.body):
+    elif is_imports(source):
         names = "imports"
     else:
         targets = [
@@ -175,9 +175,22 @@ def shown_example(source: str, has_output: bool, long: int = LONG) -> str:
     checks = re.search(r"^\s*(assert|test_\w+\(|with expect|with pytest)", source, re.MULTILINE)
     if checks and not has_output:
         return folded(f"Check ({lines} line{'s' * (lines > 1)})", fenced(source, "python"), "check")
+    if not has_output and is_imports(source):
+        return folded(
+            f"Imports ({lines} line{'s' * (lines > 1)})", fenced(source, "python"), "check"
+        )
     if lines > long:
         return folded(f"Code ({lines} lines)", fenced(source, "python"), "check")
     return fenced(source, "python")
+
+
+def is_imports(source: str) -> bool:
+    """Whether a cell does nothing but import."""
+    try:
+        made = ast.parse(source).body
+    except SyntaxError:  # a magic of IPython
+        return False
+    return bool(made) and all(isinstance(each, ast.Import | ast.ImportFrom) for each in made)
 
 
 def is_table(text: str) -> bool:

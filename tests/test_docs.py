@@ -153,6 +153,13 @@ def test_printed_sentences_wrap_and_tables_do_not():
     )
 
 
+def test_a_cell_of_imports_is_folded():
+    """Pages that explain begin with what they say, and the imports are a click away."""
+    assert "<summary>Imports (2 lines)" in pages.shown_example("import ast\nimport json", False)
+    for kept in ("import ast\nast.parse", "%matplotlib inline"):
+        assert "<details" not in pages.shown_example(kept, False)
+
+
 def test_a_formula_of_several_lines_is_no_list():
     formula = "With\n\n$$a = b\n+ c$$\n\n+ an item"
     assert pages.spaced(formula) == formula
