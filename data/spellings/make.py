@@ -23,7 +23,7 @@ from relscale.tables import read_table, write_table
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "mini"))
-from plan import RECIPE, SPARSE  # noqa: E402: the recipe of the mini-suite, and its four budgets
+from plan import RECIPE, SPARSE  # noqa: E402
 
 SHARES = (0.0, 0.03, 0.1, 0.25, 0.5, 1.0)  # of British pages in training
 SEEDS = (0, 1)
