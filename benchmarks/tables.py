@@ -792,7 +792,8 @@ def scale_values(made: Draft, scale: str) -> np.ndarray:
     if scale == "num_tokens":
         return made.tokens.astype(float)
     if scale == "train_flops":
-        return getattr(made, "flops_shown", 6.0 * params * made.tokens)
+        shown = getattr(made, "flops_shown", None)
+        return 6.0 * params * made.tokens if shown is None else shown
     raise Wrong(f"the laws are in {scale}")
 
 

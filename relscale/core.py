@@ -34,6 +34,10 @@ class UserError(ValueError):
     absent.csv: no such file: check the path
     """
 
+    def __init__(self, message: object = ""):
+        # names of other people's files and columns may hold line breaks; a message is one line
+        super().__init__(" ".join(str(message).splitlines()))
+
 
 class RunFailed(UserError):
     """A training run that ends the same way however often it is tried, such as one whose loss diverges."""

@@ -7,6 +7,7 @@ __all__ = ['Guess', 'guess_columns', 'is_number_text', 'match_groups']
 
 # %% ../nbs/10_guesses.ipynb #6832d4c1
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -175,13 +176,19 @@ _MEANS = {"avg", "mean", "average", "overall", "macro", "micro", "total", "all",
 def _is_beside(name: str, names: Sequence[str]) -> bool:
     """Whether a column holds a statistic of another: its name is the other's and a word such as stderr, n or high."""
     words, *others = (words_of(re.sub(r"[()\[\]]", " ", n)) for n in (name, *names))
-    bare = [w for w in words if w not in _BESIDE]
-    if set(words) & _SPREADS or len(bare) < len(words) and bare in others:
+    if set(words) & _SPREADS or any(_statistic(words, other) for other in others):
         return True
     # Score_se beside columns of losses is the error of a score that is not there; loss_se beside loss_en is Swedish
     own = measure_words(name)
     alike = [n for n in names if n != name and own & measure_words(n)]
-    return bool(own and set(words) & _UNCERTAIN) and set(bare) <= own and not alike
+    bare = {w for w in words if w not in _BESIDE}
+    return bool(own and set(words) & _UNCERTAIN) and bare <= own and not alike
+
+
+def _statistic(words: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether words are those of another name and one of a statistic: a group may be called high school itself."""
+    more = Counter(words) - Counter(other)
+    return bool(more) and not Counter(other) - Counter(words) and set(more) <= _BESIDE
 
 # %% ../nbs/10_guesses.ipynb #c4a9b656
 def _refuse_unread(sheet: Sheet, texts: list[str]) -> None:

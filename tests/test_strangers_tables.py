@@ -280,3 +280,24 @@ def test_runs_and_scores_in_a_spreadsheets_csv_are_told_by_their_mark(tmp_path, 
         table.to_csv(tmp_path / f"{name}.csv", index=False, sep=mark, decimal=",")
     with pytest.raises(UserError, match=f"runs.csv: cells are parted by {word}: save it with"):
         read_folder(tmp_path)
+
+
+def test_a_group_called_high_school_has_a_count_as_others_have(tmp_path):
+    """The words high, low and n name statistics, and may stand in the name of a group as well."""
+    groups = ("high school", "error analysis", "kenya")
+    table = pd.DataFrame({"Params (M)": [43, 137, 242, 752]})
+    for k, g in enumerate(groups):
+        table[f"EM ({g})"] = [0.24 + 0.01 * k, 0.34, 0.38, 0.46 + 0.02 * k]
+    for g in groups:
+        table[f"EM ({g}) n"] = 1000
+    table.to_csv(tmp_path / "t.csv", index=False)
+    assert set(fit(tmp_path / "t.csv", baseline="kenya").summary().index) == set(groups[:2])
+
+
+def test_a_line_break_in_a_name_leaves_the_message_one_line(tmp_path):
+    table = {"columns": ["Parameters\n(millions)", "loss usa", "loss india"],
+             "data": [["43", 3.1, 3.2], ["", 2.9, 3.0], ["518", 2.7, 2.9]]}  # fmt: skip
+    (tmp_path / "t.json").write_text(json.dumps(table))
+    with pytest.raises(UserError, match="Parameters .millions., record 2") as error:
+        fit(tmp_path / "t.json", baseline="usa")
+    assert "\n" not in str(error.value)
