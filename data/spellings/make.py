@@ -1,7 +1,7 @@
 """The same help pages in American and British spelling: text, plan and tables of a suite that varies the share of one.
 
     python data/spellings/make.py text HELP WORK     # HELP holds en-US and en-GB of Debian's libreoffice-help packages
-    relscale sweep WORK/plan.json --store WORK/store --domains WORK/train/us WORK/train/gb --train-bytes 4000000 \
+    relscale sweep WORK/plan.json --store WORK/store --domains WORK/train/us WORK/train/gb --train-bytes 4000000 --heldout-bytes 30000 \
         --items WORK/items --tasks heldout text
     python data/spellings/make.py tables WORK/store
 
@@ -11,11 +11,15 @@ spelling and the others in British: one page in both would count as a duplicate.
 """
 
 import hashlib
+import json
 import re
 import sys
 from collections import Counter
+from difflib import SequenceMatcher
 from html.parser import HTMLParser
 from pathlib import Path
+
+import pandas as pd
 
 from relscale.core import write_atomic
 from relscale.plan.recipes import Plan, plan_isoflop, save_plan
@@ -114,6 +118,20 @@ def carry_tables(store: Path) -> None:
     scores = scores[(scores["metric"] == "bits_per_byte") & scores["run_id"].isin(shares)]
     write_table(runs, HERE / "runs.csv")
     write_table(scores, HERE / "scores.csv")
+    card = json.loads((store / "corpora.json").read_text())
+    text = pd.DataFrame(card["corpora"]).drop(columns=["versions"])
+    text["train_tokens"] = [card["stores"][f"{d}-train"]["num_tokens"] for d in text["domain"]]
+    for kind in ("pages", "lines"):
+        held = {d: store.parent / "items" / f"{d}-{kind}" for d in text["domain"]}
+        words = {d: [p.read_text().split() for p in sorted(f.iterdir())] for d, f in held.items()}
+        text[f"{kind}_words"] = [sum(map(len, words[d])) for d in text["domain"]]
+        same = sum(
+            block.size
+            for pair in zip(*words.values(), strict=True)
+            for block in SequenceMatcher(None, *pair, autojunk=False).get_matching_blocks()
+        )
+        text[f"{kind}_words_in_both"] = same
+    write_table(text, HERE / "text.csv")
 
 
 if __name__ == "__main__":
