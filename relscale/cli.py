@@ -138,6 +138,7 @@ _PHRASES = (
     (r"higher_is_better=False\b", "--higher-is-better no"),
     (r"(--higher-is-better yes if .*?, or )False\b", r"\1no"),
     (r"give (\w+) = (\S+)", r"give --map \1=\2"),
+    (r"(?<![\w-])(?:with )?run='run_id'", "with --pair-runs"),
     (
         r"(?<![\w-])(run|stderr|weights)=(?![\w'\"])",
         lambda found: f"--map {'run_id' if found[1] == 'run' else found[1]}=",

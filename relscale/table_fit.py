@@ -157,7 +157,7 @@ def _doubts_of_budgets(analysis: Analysis) -> list[str]:
             ]
     if unit == "budget":
         return []
-    values = np.unique(match_scales(analysis.rows[scale].to_numpy(float)))
+    values = np.unique(match_scales(analysis.frontier[scale].to_numpy(float)))
     means = match_scales(values, 0.1)
     near = np.abs(np.log(values / means)).max() < 0.2
     count = len(np.unique(means))

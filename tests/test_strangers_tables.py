@@ -13,6 +13,7 @@ from relscale.core import UserError
 from relscale.files import read_sheet
 from relscale.guesses import guess_columns
 from relscale.importers import read_points
+from relscale.laws.pairing import Columns, pair_points
 from relscale.lm_eval import from_lm_eval
 from relscale.names import role_of, unit_of_name
 from relscale.table_fit import fit
@@ -280,3 +281,38 @@ def test_runs_and_scores_in_a_spreadsheets_csv_are_told_by_their_mark(tmp_path, 
         table.to_csv(tmp_path / f"{name}.csv", index=False, sep=mark, decimal=",")
     with pytest.raises(UserError, match=f"runs.csv: cells are parted by {word}: save it with"):
         read_folder(tmp_path)
+
+
+# --- scales that were counted for each group apart
+
+
+def near_scales(**more) -> pd.DataFrame:
+    table = long(**more)
+    off = table["domain"].map({"web": 1, "news": 1.002, "code": 1.004})
+    return table.assign(flops=table["flops"] * off)
+
+
+def test_scales_of_a_run_that_differ_a_little_ask_for_its_pairing(tmp_path, capsys):
+    path = tmp_path / "near.csv"
+    near_scales().to_csv(path, index=False)
+    with pytest.raises(UserError, match="differ a little in train_flops.* with run='run_id'"):
+        fit(path, baseline="web")
+    study = fit(path, baseline="web", run="run_id")
+    assert_law(study)
+    assert study.relative.shared.unit == "point" and not study.doubts
+    assert any("differ by up to 0.4 %" in note for note in study.notes)
+    out = ["--out", str(tmp_path / "r.html")]
+    assert main(["fit", str(path), "--baseline", "web", *out]) == 2
+    assert capsys.readouterr().err.strip().endswith("pair them by their run with --pair-runs")
+    assert main(["fit", str(path), "--baseline", "web", "--pair-runs", *out]) == 0
+    near_scales().drop(columns="model").to_csv(path, index=False)
+    assert main(["fit", str(path), "--baseline", "web", *out]) == 2
+    assert "within 0.4 % of them" in capsys.readouterr().err
+
+
+def test_checkpoints_that_lie_close_stay_apart():
+    runs = [wide(model=f"run{i}").assign(flops=FLOPS * (1 + 0.005 * i)) for i in range(2)]
+    table = pd.concat(runs).melt(["model", "flops"], var_name="domain", value_name="loss")
+    close = table.assign(model="one")
+    columns = Columns("domain", "flops", "loss", run="model")
+    assert len(pair_points(close, columns).points) == 12  # of a run, half a percent apart
