@@ -316,3 +316,20 @@ def test_checkpoints_that_lie_close_stay_apart():
     close = table.assign(model="one")
     columns = Columns("domain", "flops", "loss", run="model")
     assert len(pair_points(close, columns).points) == 12  # of a run, half a percent apart
+
+
+# --- a command speaks of its own options, in warnings as in errors
+
+
+def test_warnings_of_a_command_name_its_options(tmp_path, capsys):
+    path, asked = tmp_path / "t.csv", ["--baseline", "web", "--out", str(tmp_path / "r.html")]
+    wide(loss_avg=np.mean(list(LOSSES.values()), axis=0)).to_csv(path, index=False)
+    said = (
+        "loss_avg may be a mean over groups, and is taken for a group of its own: leave it out by "
+    )
+    assert f"{said}groups=" in fit(path, baseline="web").doubts
+    for command in ("fit", "report", "audit"):
+        assert main([command, str(path), *asked]) == 0
+        told = capsys.readouterr().out
+        assert f"{said}--groups" in told and "groups=" not in told
+    assert "--groups" in (tmp_path / "r.html").read_text()
