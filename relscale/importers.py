@@ -39,7 +39,7 @@ from relscale.names import (
     words_of,
 )
 from .results import Result
-from .tables import SCALES, validate_rows
+from .tables import SCALES, RowNames, validate_rows
 
 # %% ../nbs/12_importers.ipynb #e77b064d
 @dataclass(frozen=True)
@@ -388,7 +388,7 @@ def _points_of(sheet: Sheet, guess: Guess, left: list[tuple], better, carry: boo
     rows, said, more = errors_of(rows, named, better, sheet.where)
     doubts += _doubt_of_wraps(rows)
     with named_file(sheet.where):
-        rows = validate_rows(rows.drop(columns="_row"))
+        rows = validate_rows(rows.drop(columns="_row"), _rows_in(sheet, rows["_row"].to_numpy(int)))
     notes = [("row", note, False, "blank or no data") for note in sheet.notes]
     turned = [("column", line, True, "direction") for line in said]
     shown = Guess(
@@ -402,6 +402,11 @@ def _points_of(sheet: Sheet, guess: Guess, left: list[tuple], better, carry: boo
         account_of([*notes, *left, *account, *turned]),
         [*doubts, *said, *more] if carry else [*doubts, *more],
     )
+
+
+def _rows_in(sheet: Sheet, positions: np.ndarray) -> RowNames:
+    """What names rows of points as their table counts them; `positions` are their rows of the sheet."""
+    return lambda mask: sheet.rows(np.isin(np.arange(len(sheet.frame)), positions[mask]))
 
 
 def _refuse_flat(rows: pd.DataFrame, where: str) -> None:

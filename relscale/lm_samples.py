@@ -17,7 +17,7 @@ import pandas as pd
 from .columns import Imported
 from .core import UserError
 from .lm_eval import children_of, from_lm_eval, is_number, places_of
-from .tables import validate_scores
+from .tables import name_runs, validate_scores
 
 # %% ../nbs/15_lm_samples.ipynb #0d4517f5
 def clustered_stderr(
@@ -153,4 +153,6 @@ def from_lm_eval_items(
     )
     few = [e[1] for e in errors if e and e[1] < 10]
     told = [f"{min(few)} clusters: an error of so few is itself uncertain"] if few else []
-    return Imported(read.runs, validate_scores(scores), read.account, [*read.doubts, *told])
+    return Imported(
+        read.runs, validate_scores(scores, name_runs(scores)), read.account, [*read.doubts, *told]
+    )

@@ -469,7 +469,13 @@ _OF_POINTS = ("groups", "units", "rename", "higher_is_better", "only", "sheet", 
 def draw_tables(command: ReportCommand) -> int:
     """The page of runs and scores that no study made."""
     from relscale.analysis import analyse
-    from relscale.tables import folder_files, read_folder, write_table
+    from relscale.tables import (
+        folder_files,
+        read_folder,
+        validate_runs,
+        validate_scores,
+        write_table,
+    )
 
     baseline, choices, plain = command._baseline(), command.choices, TableChoices()
     given = [n for n in _OF_POINTS if getattr(choices, n) != getattr(plain, n)]
@@ -477,6 +483,8 @@ def draw_tables(command: ReportCommand) -> int:
         option = given[0].replace("_", "-") if given else "interval block"
         raise UserError(f"--{option} is for a table of points, not for runs and scores")
     runs, scores = read_folder(command.source, columns=_columns(choices.map))
+    for check, frame, path in zip((validate_runs, validate_scores), (runs, scores), folder_files(command.source), strict=True):  # fmt: skip
+        check(frame, path)  # here, where rows can be named as the file counts them
     metric, task = _score_asked(scores, choices.metric, choices.task)
     analysis = analyse(
         runs, scores, baseline=baseline, metric=metric, task=task, interval=choices.interval,

@@ -29,7 +29,7 @@ from relscale.columns import (
     take_column,
 )
 from .names import is_score, words_of
-from .tables import RUNS_SCHEMA, validate_runs, validate_scores
+from .tables import RUNS_SCHEMA, name_runs, validate_runs, validate_scores
 
 # %% ../nbs/13_wandb_exports.ipynb #eee2decb
 @dataclass(frozen=True)
@@ -191,8 +191,12 @@ def from_wandb(
     for part in parts:
         account += part.account.itertuples(index=False)
     with named_file(str(path)):
-        found = validate_runs(pd.concat([p.runs for p in parts], ignore_index=True))
-        scores = validate_scores(pd.concat([p.scores for p in parts], ignore_index=True))
+        found, scores = (
+            pd.concat([getattr(p, name) for p in parts], ignore_index=True)
+            for name in ("runs", "scores")
+        )
+        found = validate_runs(found, name_runs(found))
+        scores = validate_scores(scores, name_runs(scores))
     bare = found.loc[~found["run_id"].isin(scores["run_id"]), "run_id"].tolist()
     doubts = [d for p in parts for d in p.doubts] + (
         [f"{len(bare)} runs have no score: {', '.join(bare[:4])}"] if bare else []

@@ -333,3 +333,40 @@ def test_warnings_of_a_command_name_its_options(tmp_path, capsys):
         told = capsys.readouterr().out
         assert f"{said}--groups" in told and "groups=" not in told
     assert "--groups" in (tmp_path / "r.html").read_text()
+
+
+# --- rows are counted as their file shows them
+
+
+def test_rows_are_counted_as_the_file_shows_them(tmp_path, capsys):
+    table = long()
+    table.loc[4, "domain"] = "w" * 201
+    odd = table.iloc[4]["domain"][:60]
+    for ending, place in ((".csv", "row 6"), (".xlsx", "row 6"), (".jsonl", "record 5")):
+        path = tmp_path / f"t{ending}"
+        if ending == ".xlsx":
+            table.to_excel(path, index=False)
+        elif ending == ".csv":
+            table.to_csv(path, index=False)
+        else:
+            table.to_json(path, orient="records", lines=True)
+        with pytest.raises(UserError, match=f"{ending}: rows.group, {place}: '{odd}'"):
+            fit(path, baseline="web")
+    with pytest.raises(UserError, match=r"row 4 \(from 0\)"):
+        fit(table, baseline="web")
+    several = wide(stderr=[0.1, 0.1, -1, 0.1, 0.1, 0.1])  # three groups of each row
+    with pytest.raises(UserError, match=r"rows.stderr, row 2 \(from 0\): must be non-negative"):
+        read_points(several, columns={"stderr": "stderr"}, groups="loss_*")
+
+
+def test_runs_and_scores_are_counted_as_their_files_show_them(tmp_path, capsys):
+    runs = "run_id,suite,corpus,status,budget_flops,train_flops,num_params,num_tokens\n"
+    (tmp_path / "runs.csv").write_text(runs + "a,s,c,finished,1,1,1,1\n\nb,s,c,finished,1,-1,1,1\n")
+    score = {"run_id": "a", "task": "t", "group": "g", "metric": "bits_per_byte", "higher_is_better": False, "task_version": "1"}  # fmt: skip
+    lines = [json.dumps(score | {"value": v}) for v in (1.0, 0.0)]
+    (tmp_path / "scores.jsonl").write_text("\n".join(lines))
+    assert main(["report", str(tmp_path), "--baseline", "g"]) == 2
+    assert "runs.csv: runs.train_flops, row 4: must be positive" in capsys.readouterr().err
+    (tmp_path / "runs.csv").write_text(runs + "a,s,c,finished,1,1,1,1\n\nb,s,c,finished,1,1,1,1\n")
+    assert main(["report", str(tmp_path), "--baseline", "g"]) == 2
+    assert "scores.jsonl: scores, records 1, 2: a, t, g" in capsys.readouterr().err

@@ -77,14 +77,14 @@ def check_points(rows: pd.DataFrame, columns: Columns) -> None:
             if column in (columns.weights, columns.stderr):
                 why = f"{column} must be positive"
             raise UserError(
-                f"{column} of group {rows[columns.group].iloc[where[0]]!r}, row {where[0]} ({len(where)} in all): "
+                f"{column} of group {rows[columns.group].iloc[where[0]]!r}, row {where[0]} (from 0; {len(where)} in all): "
                 f"{values[where[0]]:g} has no logarithm: {why}"
             )
     keys = (columns.group, columns.run, columns.seed, columns.member, columns.family)
     for column in (c for c in keys if c is not None):
         if rows[column].isna().any():
             raise UserError(
-                f"{column}, row {int(rows[column].isna().argmax())}: empty: fill or drop it"
+                f"{column}, row {int(rows[column].isna().argmax())} (from 0): empty: fill or drop it"
             )
 
 
@@ -136,7 +136,9 @@ def _pairing_column(
             )
     if (same := rows.duplicated()).any():
         at = int(np.flatnonzero(same)[0])
-        raise UserError(f"row {at} stands once more, alike in every column: drop the repeat")
+        raise UserError(
+            f"row {at} (from 0) stands once more, alike in every column: drop the repeat"
+        )
     counts = frame.value_counts().groupby("_scale")
     if (counts.min() != counts.max()).any():
         at = counts.min().index[(counts.min() != counts.max()).to_numpy()][0]
