@@ -29,6 +29,7 @@ from relscale.columns import (
     take_column,
 )
 from .names import is_score, words_of
+from .table_files import no_key_twice, parse_json
 from .tables import RUNS_SCHEMA, name_runs, validate_runs, validate_scores
 
 # %% ../nbs/13_wandb_exports.ipynb #eee2decb
@@ -297,6 +298,11 @@ def _stem(file: Path) -> str:
 class _Words(ast.NodeTransformer):
     """Names that Python prints for numbers and JSON for values, as words."""
 
+    def visit_Dict(self, node: ast.Dict) -> ast.AST:
+        """A key that stands twice would hide a value."""
+        no_key_twice([(key.value, None) for key in node.keys if isinstance(key, ast.Constant)])
+        return self.generic_visit(node)
+
     def visit_Name(self, node: ast.Name) -> ast.Constant:
         """`nan` and `inf` stay words, which no number is."""
         known = {"nan": "NaN", "inf": "Infinity", "true": True, "false": False, "null": None}
@@ -312,12 +318,14 @@ class _Words(ast.NodeTransformer):
 def _dictionary(text: str) -> dict | None:
     """The dictionary that a cell's text is; None when it is none."""
     try:
-        found = json.loads(text, parse_constant=str)
-    except ValueError:
+        found = parse_json(text)
+    except json.JSONDecodeError:
         try:
             found = ast.literal_eval(_Words().visit(ast.parse(text.strip(), mode="eval")))
         except (ValueError, SyntaxError, KeyError, RecursionError, MemoryError):
             return None
+    except ValueError:  # a key stands twice
+        return None
     return found if isinstance(found, dict) else None
 
 
@@ -354,7 +362,7 @@ def spread_dictionaries(sheet: Sheet) -> Sheet:
             continue  # a column of that name with something else in it
         if bad.any():
             raise UserError(
-                f"{sheet.where}: {sheet.cells(bad, column)}: no dictionary as Python or JSON writes it: export it again"
+                f"{sheet.where}: {sheet.cells(bad, column)}: no dictionary as Python or JSON writes it, or one with a key twice: export it again"
             )
         wide = (
             pd.json_normalize([c.get("_json_dict", c) for c in cells])

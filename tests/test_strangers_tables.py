@@ -17,7 +17,7 @@ from relscale.laws.pairing import Columns, pair_points
 from relscale.lm_eval import from_lm_eval
 from relscale.names import role_of, unit_of_name
 from relscale.table_fit import fit
-from relscale.tables import read_folder
+from relscale.tables import read_folder, read_table
 from relscale.wandb_exports import Metric, from_wandb
 
 FLOPS = np.array([1e18, 3e18, 1e19, 3e19, 1e20, 3e20])
@@ -370,3 +370,25 @@ def test_runs_and_scores_are_counted_as_their_files_show_them(tmp_path, capsys):
     (tmp_path / "runs.csv").write_text(runs + "a,s,c,finished,1,1,1,1\n\nb,s,c,finished,1,1,1,1\n")
     assert main(["report", str(tmp_path), "--baseline", "g"]) == 2
     assert "scores.jsonl: scores, records 1, 2: a, t, g" in capsys.readouterr().err
+
+
+# --- a key that stands twice hides a value, in JSON of any use
+
+
+def test_a_doubled_key_is_refused_wherever_json_is_read(tmp_path):
+    twice = '"loss": 3.0, "loss": 2.0'
+    said = "key 'loss' stands twice in a record"
+    for name, text in (("t.json", f"[{{{twice}}}]"), ("t.jsonl", f"{{{twice}}}\n")):
+        (tmp_path / name).write_text(text)
+        for read in (read_table, read_sheet):
+            with pytest.raises(UserError, match=said):
+                read(tmp_path / name)
+    results = tmp_path / "results_2024.json"
+    results.write_text(f'{{"model_name": "m", "results": {{"arc": {{{twice}}}}}}}')
+    with pytest.raises(UserError, match=said):
+        from_lm_eval(results)
+    cells = ["{'loss': 3.0, 'loss': 2.0}", f"{{{twice}}}"]
+    for cell in cells:
+        table = pd.DataFrame({"name": list("abc"), "summary": ["{'loss': 3.0}", cell, cell]})
+        with pytest.raises(UserError, match=r"summary, rows 1, 2 .from 0.: .* a key twice"):
+            fit(table, baseline="web")
