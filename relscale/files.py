@@ -32,8 +32,8 @@ from relscale.core import (
     require,
 )
 from .results import Result
-from .table_files import parse_json, plain_cell, told_by_file
-from .written_numbers import comma_of, number_of, plain_number
+from .table_files import one_form, parse_json, plain_cell, told_by_file
+from .written_numbers import comma_of, number_of, plain_number, unknown_size
 
 # %% ../nbs/06_files.ipynb #1ac83ddc
 _PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -382,7 +382,7 @@ def _tidy(
     frame: pd.DataFrame, where: str, kind: str, first: int, notes: list[str], semicolons: bool
 ) -> Sheet:
     """A sheet without blank rows and columns; its header is checked."""
-    names = [str(c).strip() for c in frame.columns]
+    names = [one_form(str(c)).strip() for c in frame.columns]
     names = [" ".join(n.split()) for n in names] if kind == "row" else names  # wrapped in a cell
     frame, notes = frame.set_axis(range(len(names)), axis=1), list(notes)
     frame.attrs = {}
@@ -471,9 +471,10 @@ def numbers_of(
     bad = np.array([f is None or not f.is_finite() for f in found], bool) & ~missing
     if bad.any():
         example = texts[int(np.flatnonzero(bad)[0])]
-        raise UserError(
-            f"{sheet.cells(bad, column)}: {example!r} is not a number: mend or drop these rows"
-        )
+        mend = "mend or drop these rows"
+        if sizes and (word := unknown_size(example)):
+            mend = f"{word!r} is no size that is known: write it out, such as 1300000000 or 1.3e9"
+        raise UserError(f"{sheet.cells(bad, column)}: {example!r} is not a number: {mend}")
     if factor is not None:
         times = Decimal(repr(float(factor)))
         found = [None if f is None else f * times for f in found]

@@ -469,6 +469,7 @@ _OF_POINTS = ("groups", "units", "rename", "higher_is_better", "only", "sheet", 
 def draw_tables(command: ReportCommand) -> int:
     """The page of runs and scores that no study made."""
     from relscale.analysis import analyse
+    from relscale.table_files import one_form
     from relscale.tables import (
         folder_files,
         read_folder,
@@ -486,8 +487,9 @@ def draw_tables(command: ReportCommand) -> int:
     for check, frame, path in zip((validate_runs, validate_scores), (runs, scores), folder_files(command.source), strict=True):  # fmt: skip
         check(frame, path)  # here, where rows can be named as the file counts them
     metric, task = _score_asked(scores, choices.metric, choices.task)
+    there = {one_form(str(g)): g for g in scores["group"]}
     analysis = analyse(
-        runs, scores, baseline=baseline, metric=metric, task=task, interval=choices.interval,
+        runs, scores, baseline=there.get(one_form(baseline), baseline), metric=metric, task=task, interval=choices.interval,
         adjust=choices.adjust, level=choices.level, n_bootstrap=choices.n_bootstrap, random_seed=choices.random_seed,
     )  # fmt: skip
     planned = command.source / "plan.json"

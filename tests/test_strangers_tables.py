@@ -2,6 +2,7 @@
 
 import json
 import math
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -392,3 +393,95 @@ def test_a_doubled_key_is_refused_wherever_json_is_read(tmp_path):
         table = pd.DataFrame({"name": list("abc"), "summary": ["{'loss': 3.0}", cell, cell]})
         with pytest.raises(UserError, match=r"summary, rows 1, 2 .from 0.: .* a key twice"):
             fit(table, baseline="web")
+
+
+# --- numbers with words of size
+
+
+@pytest.mark.parametrize(
+    "word", ["Mrd.", "Mrd", "млрд", "Md", "mld", "bn", "bilhões", "mil millones"]
+)
+@pytest.mark.parametrize("mark", [",", "."])
+def test_words_of_size_are_read_in_the_languages_of_their_readers(tmp_path, word, mark):
+    path = tmp_path / "t.csv"
+    sizes = [f"{n} {word}".replace(".", mark, 1) for n in ("0.5", "1.3", "2.8", "7", "13", "30.25")]
+    wide(Parameter=sizes).drop(columns="flops").to_csv(path, sep=";", index=False)
+    rows = read_points(path).rows
+    assert rows["num_params"].unique().tolist() == [5e8, 13e8, 28e8, 7e9, 13e9, 3025e7]
+
+
+def test_a_word_that_is_no_size_is_named(tmp_path):
+    path = tmp_path / "t.csv"
+    wide(Parameter=[f"{n},5 mil" for n in range(1, 7)]).drop(columns="flops").to_csv(
+        path, index=False
+    )
+    with pytest.raises(UserError, match="'1,5 mil' is not a number: 'mil' is no size .* 1.3e9"):
+        fit(path, baseline="web")
+
+
+# --- one letter, two forms of it
+
+
+@pytest.mark.parametrize("there, typed", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_match_in_either_form(tmp_path, there, typed):
+    def of(form, text="español"):
+        return unicodedata.normalize(form, text)
+
+    rows = (
+        long().replace({"domain": {"web": of(there)}}).rename(columns={"flops": of(there, "flöps")})
+    )
+    columns = wide().rename(columns={"loss_web": f"loss_{of(there)}"})
+    for name, table, more in (
+        ("l", rows, ["--map", f"train_flops={of(typed, 'flöps')}"]),
+        ("w", columns, ["--groups", "loss_*"]),
+    ):
+        path = tmp_path / f"{name}.csv"
+        table.to_csv(path, index=False)
+        asked = ["--baseline", of(typed), "--rename", f"{of(typed)}=es", *more]
+        assert main(["fit", str(path), *asked, "--out", str(tmp_path / "r.html")]) == 0
+        assert (
+            main(
+                [
+                    "audit",
+                    str(path),
+                    "--baseline",
+                    of(typed),
+                    *more,
+                    "--out",
+                    str(tmp_path / "a.html"),
+                ]
+            )
+            == 0
+        )
+    only = long(lang=of(there))
+    assert_law(fit(only, baseline="web", only={"lang": of(typed)}))
+
+
+# --- scores beside one perplexity, and files that hold no compute
+
+
+def test_scores_that_no_name_tells_beside_one_measure(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    scores = {
+        g: 1 - v / 10 for g, v in zip(("ARC", "HellaSwag", "PIQA"), LOSSES.values(), strict=True)
+    }
+    pd.DataFrame(
+        {"model": list("abcdef"), "flops": FLOPS, **scores, "wiki_ppl": LOSSES["web"]}
+    ).to_csv(path, index=False)
+    out = ["--out", str(tmp_path / "r.html")]
+    assert main(["fit", str(path), "--baseline", "ARC", *out]) == 2
+    said = capsys.readouterr().err
+    assert "group of each wiki_ppl" in said and "--higher-is-better yes" in said
+    assert "--groups ARC HellaSwag PIQA, and" in said
+    more = ["--groups", "ARC", "HellaSwag", "PIQA", "--higher-is-better", "yes"]
+    assert main(["fit", str(path), "--baseline", "ARC", *more, *out]) == 0
+
+
+def test_a_panel_is_refused_with_a_way_for_a_shell(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    pd.DataFrame(
+        {"Step": [1, 2], "a - loss": [3, 2], "a - loss__MIN": [3, 2], "a - loss__MAX": [3, 2]}
+    ).to_csv(path, index=False)
+    assert main(["fit", str(path), "--baseline", "web"]) == 2
+    said = capsys.readouterr().err
+    assert "choose CSV export" in said and "a table with a row for each run" in said
