@@ -15,8 +15,8 @@ import tyro
 
 from .core import UserError, write_atomic
 from .manifest import Origin, command_words, hash_inputs, name_inputs
-from .outputs import check_outputs
-from .table_commands import TableChoices, in_options, table_stem
+from .outputs import check_outputs, in_options
+from .table_commands import TableChoices, table_stem
 
 # %% ../nbs/36_audit_command.ipynb #023a9951
 @dataclass(frozen=True)

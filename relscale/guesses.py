@@ -263,7 +263,7 @@ def _doubts_of_groups(groups: Mapping[str, str]) -> list[str]:
         for c in means
     ]
 
-# %% ../nbs/10_guesses.ipynb #32f1541f
+# %% ../nbs/10_guesses.ipynb #33fe0268
 def _refuse_one_measure(value: str, others: list[str], where: str) -> None:
     """Refuse columns of which one alone is called as an error or a score: which of them are groups, no name tells."""
     more = f" and {len(others) - 6} more" if len(others) > 7 else ""
@@ -278,7 +278,7 @@ def _refuse_one_measure(value: str, others: list[str], where: str) -> None:
         f"give {'them' if len(others) > 1 else 'it and others'} by {such}, and higher_is_better=True if they are scores"
     )
 
-
+# %% ../nbs/10_guesses.ipynb #32f1541f
 def _guess_values(sheet: Sheet, taken: dict, free: list[str]) -> Guess:
     """The guess with its values: one column beside one of groups, or one column a group."""
     numeric = [c for c in free if sheet.typed[c].dtype == float or is_number_text(sheet.frame[c])]
