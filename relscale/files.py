@@ -169,7 +169,7 @@ def _records_of(value: object) -> list[dict]:
 
 
 def _read_json(text: str, lines: bool) -> pd.DataFrame:
-    """One row a record; a record in a record gives columns a.b."""
+    """One row per record; a record in a record gives columns a.b."""
     try:
         value = json_lines(text) if lines else parse_json(text)
     except json.JSONDecodeError as error:

@@ -280,7 +280,7 @@ def _refuse_one_measure(value: str, others: list[str], where: str) -> None:
 
 # %% ../nbs/10_guesses.ipynb #32f1541f
 def _guess_values(sheet: Sheet, taken: dict, free: list[str]) -> Guess:
-    """The guess with its values: one column beside one of groups, or one column a group."""
+    """The guess with its values: one column beside one of groups, or one column per group."""
     numeric = [c for c in free if sheet.typed[c].dtype == float or is_number_text(sheet.frame[c])]
     measures = _measures_of(sheet, numeric)
     texts = [c for c in free if c not in numeric]
@@ -320,7 +320,7 @@ def _guess_values(sheet: Sheet, taken: dict, free: list[str]) -> Guess:
     if value is not None and not such and (others := [c for c in rest if c != value]):
         _refuse_one_measure(value, others, sheet.where)
     raise UserError(
-        f"{sheet.where}: no column tells the {lacking}: name it by columns={{{lacking!r}: ...}}, or one column a group by groups={such}"
+        f"{sheet.where}: no column tells the {lacking}: name it by columns={{{lacking!r}: ...}}, or one column per group by groups={such}"
     )
 
 

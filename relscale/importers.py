@@ -164,7 +164,7 @@ def _rows_of(
     if guess.groups is None:
         if lacking := [c for c in ("group", "value") if c not in base]:
             raise UserError(
-                f"{sheet.where}: rows table lacks {', '.join(lacking)}: name it in columns=, or give one column a group by groups="
+                f"{sheet.where}: rows table lacks {', '.join(lacking)}: name it in columns=, or give one column per group by groups="
             )
         base["group"] = base["group"].map(_group_name)
         refuse_value(sheet, base["value"], found.get("value"))
@@ -465,7 +465,7 @@ def from_table(
 
     Returns
     -------
-    One row a group and point: group, the scales, value, then the rest. Values are errors, lower is better.
+    One row per group and point: group, the scales, value, then the rest. Values are errors, lower is better.
 
     Raises
     ------

@@ -363,7 +363,7 @@ class FitCommand:
     """Fit relative laws to a table of errors (.csv, .xlsx, .parquet, .json, .jsonl), print the verdicts, and write a report."""
 
     table: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
-    """One row a model and group, or one row a model with a column a group; columns are guessed from their names, and said."""
+    """One row per model and group, or one row per model with a column per group; columns are guessed from their names, and said."""
     baseline: str
     """The group that all others are compared with."""
     choices: Annotated[TableChoices, tyro.conf.arg(name="")] = field(default_factory=TableChoices)

@@ -288,8 +288,8 @@ def fit(
     Parameters
     ----------
     table
-        A frame or a file (.csv, .tsv, .xlsx, .json, .jsonl, .parquet, also packed): one row a model with a column a group, or
-        one row a model and group. Errors, or scores whose direction a name or `higher_is_better` tells.
+        A frame or a file (.csv, .tsv, .xlsx, .json, .jsonl, .parquet, also packed): one row per model with a column per group, or
+        one row per model and group. Errors, or scores whose direction a name or `higher_is_better` tells.
     baseline
         The group that every other is compared with.
     columns, units

@@ -81,7 +81,7 @@ def _size_in(name: object) -> int | None:
 
 
 def set_upright(sheet: Sheet) -> Sheet:
-    """The sheet with a row a group and model, where it has a row a group and columns called by sizes."""
+    """The sheet with a row per group and model, where it has a row per group and columns called by sizes."""
     numeric = [c for c in sheet.frame if sheet.typed[c].dtype == float or is_number_text(sheet.frame[c])]  # fmt: skip
     sizes = {c: _size_in(c) for c in numeric}
     sizes = {c: n for c, n in sizes.items() if n is not None and n >= 1e6}

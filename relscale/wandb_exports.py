@@ -377,7 +377,7 @@ def spread_dictionaries(sheet: Sheet) -> Sheet:
 def _table(
     sheet: Sheet, state: str | None, name: str | None, asked: _Asked, account: list, doubts: list
 ):
-    """Runs and scores of a table with one row a run; runs of other states are left out, and that is told."""
+    """Runs and scores of a table with one row per run; runs of other states are left out, and that is told."""
     ids = sheet.frame[name].map(str) if name else pd.Series(np.arange(len(sheet.frame)).astype(str))
     if name is None and "run_id" not in asked.columns:
         raise UserError(

@@ -92,7 +92,7 @@ def test_the_advice_on_several_measures_can_be_followed():
         fit(table, baseline="web")
     assert_law(fit(table, baseline="web", groups="eval/*/bpb"))
     table = wide("results.{}", Score=FLOPS**-0.1)
-    with pytest.raises(UserError, match=r"one column a group by groups='results\.\*'"):
+    with pytest.raises(UserError, match=r"one column per group by groups='results\.\*'"):
         fit(table, baseline="web")
 
 
@@ -485,3 +485,14 @@ def test_a_panel_is_refused_with_a_way_for_a_shell(tmp_path, capsys):
     assert main(["fit", str(path), "--baseline", "web"]) == 2
     said = capsys.readouterr().err
     assert "choose CSV export" in said and "a table with a row for each run" in said
+
+
+# --- what cannot be told is said
+
+
+def test_a_warning_says_what_cannot_be_told():
+    noise = [1.02, 0.96, 1.03, 0.99, 0.97, 1.04]
+    study = fit(wide(loss_news=LOSSES["news"] * noise), baseline="web")
+    said = [w for w in study.warnings if "cannot be told" in w]
+    assert said and said[0].startswith("news: whether the law is straight cannot be told; ")
+    assert "more runs at each budget" in said[0]

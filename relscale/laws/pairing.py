@@ -245,7 +245,7 @@ def _keyed(rows: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, str | No
 
 
 def _wide(frame: pd.DataFrame, column: str, columns: Columns) -> pd.DataFrame:
-    """One column a group and member, points in order of scale; or a UserError that names what is missing."""
+    """One column per group and member, points in order of scale; or a UserError that names what is missing."""
     index, names = ["scale", "family", "run"], ["group", "member"]
     wide = frame.pivot(index=index, columns=names, values=column).sort_index().sort_index(axis=1)
     if wide.isna().any(axis=None):
