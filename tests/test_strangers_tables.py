@@ -197,7 +197,7 @@ def test_a_panel_without_its_ranges_is_a_panel(tmp_path):
     sizes = pd.DataFrame({"run_id": ["a - x", "b"], "corpus": "c", "train_flops": [1e18, 1e19], "num_params": [10**8, 10**9], "num_tokens": [2 * 10**9, 2 * 10**10]})  # fmt: skip
     read = from_wandb(path, suite="s", metrics=[Metric("bpb/{group}")], runs=sizes)
     assert read.scores[["run_id", "value"]].values.tolist() == [["a - x", 1.9], ["b", 1.5]]
-    with pytest.raises(UserError, match="a panel of W&B.*export the runs table"):
+    with pytest.raises(UserError, match="a panel of W&B.*choose CSV export"):
         fit(path, baseline="GB")
 
 
@@ -485,14 +485,3 @@ def test_a_panel_is_refused_with_a_way_for_a_shell(tmp_path, capsys):
     assert main(["fit", str(path), "--baseline", "web"]) == 2
     said = capsys.readouterr().err
     assert "choose CSV export" in said and "a table with a row for each run" in said
-
-
-# --- what cannot be told is said
-
-
-def test_a_warning_says_what_cannot_be_told():
-    noise = [1.02, 0.96, 1.03, 0.99, 0.97, 1.04]
-    study = fit(wide(loss_news=LOSSES["news"] * noise), baseline="web")
-    said = [w for w in study.warnings if "cannot be told" in w]
-    assert said and said[0].startswith("news: whether the law is straight cannot be told; ")
-    assert "more runs at each budget" in said[0]
