@@ -79,11 +79,11 @@ class Analysis(Result):
         return _warnings(self)
 
     def laws(self) -> pd.DataFrame:
-        """One row a group (the index), baseline first: its absolute law, then its relative law and verdicts."""
+        """One row per group (the index), baseline first: its absolute law, then its relative law and verdicts."""
         return _laws_table(self)
 
     def summary(self) -> pd.DataFrame:
-        """The verdicts: one row a group, with what they rest on."""
+        """The verdicts: one row per group, with what they rest on."""
         return self.relative.summary()[list(_SUMMARY)]
 
     def plot(self, axes=None):
@@ -235,7 +235,7 @@ def analyse_points(
     n_bootstrap: int = 2000,
     random_seed: int = 0,
 ) -> Analysis:
-    """Fit everything that a table of points can tell: one row a group and scale, as `from_table` reads them.
+    """Fit everything that a table of points can tell: one row per group and scale, as `from_table` reads them.
 
     Parameters
     ----------

@@ -15,7 +15,7 @@ import tyro
 
 from .core import UserError, write_atomic
 from .manifest import Origin, command_words, hash_inputs, name_inputs
-from .outputs import check_outputs
+from .outputs import check_outputs, in_options
 from .table_commands import TableChoices, table_stem
 
 # %% ../nbs/36_audit_command.ipynb #023a9951
@@ -57,8 +57,10 @@ def _found(command: AuditCommand):
         if getattr(command.choices, name) != getattr(plain, name):
             option = name.replace("_", "-")
             raise UserError(f"--{option} is for a fit: an audit uses Student's t")
-    return audit(command.table, baseline=command.baseline, by=command.by, at=command.at, family=command.choices.family,
-                 level=command.choices.level, **command.choices.reading())  # fmt: skip
+    found = audit(command.table, baseline=command.baseline, by=command.by, at=command.at, family=command.choices.family,
+                  level=command.choices.level, **command.choices.reading())  # fmt: skip
+    said = {name: in_options(getattr(found, name), type(command)) for name in ("doubts", "notes")}
+    return replace(found, **said)
 
 
 def _lines(found) -> list[str]:

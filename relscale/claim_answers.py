@@ -28,7 +28,7 @@ class ClaimAnswers(Record):
     warnings: tuple[str, ...]  # what a reader must know first
 
     def summary(self) -> pd.DataFrame:
-        """One row a claim: the claim, delta_beta, low, high, p (by its rule), answer, chance (of the design to find what matters)."""
+        """One row per claim: the claim, delta_beta, low, high, p (by its rule), answer, chance (of the design to find what matters)."""
         return self.table.copy()
 
     def page_table(self) -> pd.DataFrame:

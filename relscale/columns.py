@@ -20,6 +20,7 @@ from .core import UserError
 from .files import Sheet, numbers_of
 from .names import unit_factor, unit_of_name, words_of
 from .results import Result
+from .table_files import one_form
 from .tables import SCALES
 
 # %% ../nbs/09_columns.ipynb #6612bc4c
@@ -74,7 +75,7 @@ class Taken:
 # %% ../nbs/09_columns.ipynb #6ac12b4d
 def find_column(names: Sequence[str], source: str, wanted: str, where: str) -> Taken:
     """The column that a mapping's text means, with its unit; a UserError names the nearest when there is none."""
-    source = source if source in names else " ".join(source.split())
+    source = source if source in names else " ".join(one_form(source).split())
     if source in names:
         return Taken(source)
     column, colon, unit = source.rpartition(":")
@@ -208,7 +209,14 @@ def mapped_column(sheet: Sheet, source: Source) -> str | None:
         return None
     tried = [
         f"{ahead}{name}"
-        for name in (source, source.rpartition(":")[0])
+        for name in dict.fromkeys(
+            (
+                source,
+                source.rpartition(":")[0],
+                one_form(source),
+                one_form(source).rpartition(":")[0],
+            )
+        )
         if name
         for ahead in ("", "config.", "summary.")
     ]

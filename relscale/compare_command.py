@@ -200,7 +200,7 @@ def _points_of(command: CompareCommand, path: Path, only: dict | None) -> tuple:
         raise UserError(
             f"{path}: no column for {command.scale}: name it by --map {command.scale}=YOURS"
         )
-    return points.rows, [repr(points.guess), *points.doubts]
+    return points.rows, [repr(points.guess), *map(_as_typed, points.doubts)]
 
 
 def _compared(command: CompareCommand) -> tuple:

@@ -244,7 +244,7 @@ _BADGE = {"better": ("faster", "▼"), "worse": ("slower", "▲"), "unresolved":
 
 
 def _page_rows(comparison: RecipeComparison) -> list[dict]:
-    """What the page's table shows, a row a group."""
+    """What the page's table shows, a row per group."""
     return [
         {
             "group": str(name), "verdict": row["verdict"], "kind": _BADGE[row["verdict"]][0], "icon": _BADGE[row["verdict"]][1],
@@ -259,7 +259,7 @@ def _page_rows(comparison: RecipeComparison) -> list[dict]:
 
 
 def _speed_table(comparison: RecipeComparison) -> dict:
-    """Multipliers at the target: a row a group, a column a method."""
+    """Multipliers at the target: a row per group, a column per method."""
     found = comparison.multipliers()
     found = found[np.isclose(found["at"], comparison.at, rtol=1e-6, atol=0)]
     methods, body = list(dict.fromkeys(found["method"])), []
@@ -282,7 +282,7 @@ def _speed_table(comparison: RecipeComparison) -> dict:
 
 
 def _measured_table(comparison: RecipeComparison) -> dict:
-    """Measured changes: a row a group, a column a budget."""
+    """Measured changes: a row per group, a column per budget."""
     changes, group, scale = comparison.changes(), comparison.columns.group, comparison.columns.scale
     wide = changes.pivot(index=group, columns=scale, values="percent").loc[
         list(comparison.table.index)

@@ -102,7 +102,7 @@ class LadderPlan(Result):
     level: float
 
     def summary(self) -> pd.DataFrame:
-        """One row a slope and ladder: delta_beta, num_budgets, num_sizes, num_seeds, num_members, num_runs, device_hours, sigma, stderr, power, enough."""
+        """One row per slope and ladder: delta_beta, num_budgets, num_sizes, num_seeds, num_members, num_runs, device_hours, sigma, stderr, power, enough."""
         return self.table.copy()
 
     def best(self) -> pd.DataFrame:

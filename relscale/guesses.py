@@ -19,6 +19,7 @@ from .core import UserError
 from .files import Sheet, frame_sheet, numbers_of
 from .names import is_aside, is_score, measure_words, role_of, shared_measure, words_of
 from .results import Result
+from .table_files import one_form
 
 # %% ../nbs/10_guesses.ipynb #20d640a6
 _GROUPS = (
@@ -132,7 +133,8 @@ def guess_columns(
     if isinstance(groups, str):
         groups = match_groups(free, groups, where)
     if groups is not None:
-        named = dict(groups) if isinstance(groups, Mapping) else {g: g for g in groups}
+        named = groups if isinstance(groups, Mapping) else {g: g for g in groups}
+        named = {one_form(str(group)): column for group, column in named.items()}
         wide = {find_column(sheet.frame.columns, c, "value", where).column for c in named.values()}
         free = [c for c in free if c not in wide]
     filled = [c for c in free if sheet.frame[c].notna().any()]  # a column may be all heading
@@ -268,9 +270,24 @@ def _doubts_of_groups(groups: Mapping[str, str]) -> list[str]:
         for c in means
     ]
 
+# %% ../nbs/10_guesses.ipynb #33fe0268
+def _refuse_one_measure(value: str, others: list[str], where: str) -> None:
+    """Refuse columns of which one alone is called as an error or a score: which of them are groups, no name tells."""
+    more = f" and {len(others) - 6} more" if len(others) > 7 else ""
+    listed = ", ".join(others[: 6 if more else 7])
+    such = f"groups={others[0]!r}" if len(others) == 1 else f"groups={tuple(others[:6])!r}"
+    such += ", and so on" if more else ""
+    such = (
+        such if all(re.fullmatch(r"[\w.%+-]+", c) for c in others[:6]) else "groups="
+    )  # no shell takes others bare
+    raise UserError(
+        f"{where}: no column tells the group of each {value}: name it by columns={{'group': ...}}; or if {listed}{more} hold one group's values each, "
+        f"give {'them' if len(others) > 1 else 'it and others'} by {such}, and higher_is_better=True if they are scores"
+    )
+
 # %% ../nbs/10_guesses.ipynb #32f1541f
 def _guess_values(sheet: Sheet, taken: dict, free: list[str]) -> Guess:
-    """The guess with its values: one column beside one of groups, or one column a group."""
+    """The guess with its values: one column beside one of groups, or one column per group."""
     numeric = [c for c in free if sheet.typed[c].dtype == float or is_number_text(sheet.frame[c])]
     measures = _measures_of(sheet, numeric)
     texts = [c for c in free if c not in numeric]
@@ -307,8 +324,10 @@ def _guess_values(sheet: Sheet, taken: dict, free: list[str]) -> Guess:
     nested = [c for c in rest if "." in c and c != value]
     ahead = {c.split(".")[0] for c in nested}
     such = f"'{ahead.pop()}.*'" if len(nested) > 1 and len(ahead) == 1 else ""
+    if value is not None and not such and (others := [c for c in rest if c != value]):
+        _refuse_one_measure(value, others, sheet.where)
     raise UserError(
-        f"{sheet.where}: no column tells the {lacking}: name it by columns={{{lacking!r}: ...}}, or one column a group by groups={such}"
+        f"{sheet.where}: no column tells the {lacking}: name it by columns={{{lacking!r}: ...}}, or one column per group by groups={such}"
     )
 
 
@@ -334,7 +353,7 @@ def match_groups(names: Sequence[str], pattern: str, where: str) -> dict[str, st
         raise UserError(
             f"{where}: groups={pattern!r}: give a pattern with one *, such as 'loss_*', or a list of columns"
         )
-    before, after = pattern.split("*")
+    before, after = one_form(pattern).split("*")
     found = {
         n[len(before) : len(n) - len(after)]: n
         for n in names

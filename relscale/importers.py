@@ -6,7 +6,6 @@
 __all__ = ['Points', 'refuse_value', 'rows_asked', 'open_table', 'read_points', 'from_table']
 
 # %% ../nbs/12_importers.ipynb #91a5adc0
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +38,8 @@ from relscale.names import (
     words_of,
 )
 from .results import Result
-from .tables import SCALES, validate_rows
+from .table_files import one_form
+from .tables import SCALES, RowNames, validate_rows
 
 # %% ../nbs/12_importers.ipynb #e77b064d
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _rows_of(
     if guess.groups is None:
         if lacking := [c for c in ("group", "value") if c not in base]:
             raise UserError(
-                f"{sheet.where}: rows table lacks {', '.join(lacking)}: name it in columns=, or give one column a group by groups="
+                f"{sheet.where}: rows table lacks {', '.join(lacking)}: name it in columns=, or give one column per group by groups="
             )
         base["group"] = base["group"].map(_group_name)
         refuse_value(sheet, base["value"], found.get("value"))
@@ -183,8 +183,9 @@ def _rows_of(
         taken = replace(taken, factor=float(np.log(2)), told=True) if group in bits else taken
         value = read_value(sheet, taken)
         refuse_value(sheet, value, taken)
-        blocks.append(base.assign(group=str(group), value=value))
-        named[str(group)] = _column_direction(taken.column, list((guess.groups or {}).values()))
+        group = one_form(str(group))
+        blocks.append(base.assign(group=group, value=value))
+        named[group] = _column_direction(taken.column, list((guess.groups or {}).values()))
         account.append(("column", taken.column, True, f"errors of group {group}"))
         used.add(taken.column)
     rest = [c for c in sheet.frame if c not in used]
@@ -227,7 +228,7 @@ def _told_in_bits(sheet: Sheet, groups: Mapping[str, str]) -> set[str]:
 def _group_name(cell: object) -> str:
     """A group's name as text: without blanks around it, its accents in one form, and 2019 where a workbook has 2019.0."""
     whole = isinstance(cell, float) and cell.is_integer()
-    return unicodedata.normalize("NFC", str(int(cell) if whole else cell).strip())
+    return one_form(str(int(cell) if whole else cell)).strip()
 
 
 def _column_direction(column: str, columns: Sequence[str]) -> bool | None:
@@ -265,7 +266,7 @@ def rows_asked(sheet: Sheet, only: Mapping[str, object], guess: Guess) -> tuple[
         held = (
             (sheet.typed[taken] == wanted)
             if number
-            else (sheet.frame[taken].map(str) == str(wanted))
+            else (sheet.frame[taken].map(str).map(one_form) == one_form(str(wanted)))
         )
         if not held.any():
             there = ", ".join(map(str, sheet.frame[taken].dropna().unique()[:6]))
@@ -385,10 +386,12 @@ def _points_of(sheet: Sheet, guess: Guess, left: list[tuple], better, carry: boo
     )
     _refuse_flat(rows, sheet.where)
     _refuse_twice(sheet, rows)
+    if isinstance(better, Mapping):
+        better = {one_form(str(group)): upward for group, upward in better.items()}
     rows, said, more = errors_of(rows, named, better, sheet.where)
     doubts += _doubt_of_wraps(rows)
     with named_file(sheet.where):
-        rows = validate_rows(rows.drop(columns="_row"))
+        rows = validate_rows(rows.drop(columns="_row"), _rows_in(sheet, rows["_row"].to_numpy(int)))
     notes = [("row", note, False, "blank or no data") for note in sheet.notes]
     turned = [("column", line, True, "direction") for line in said]
     shown = Guess(
@@ -402,6 +405,11 @@ def _points_of(sheet: Sheet, guess: Guess, left: list[tuple], better, carry: boo
         account_of([*notes, *left, *account, *turned]),
         [*doubts, *said, *more] if carry else [*doubts, *more],
     )
+
+
+def _rows_in(sheet: Sheet, positions: np.ndarray) -> RowNames:
+    """What names rows of points as their table counts them; `positions` are their rows of the sheet."""
+    return lambda mask: sheet.rows(np.isin(np.arange(len(sheet.frame)), positions[mask]))
 
 
 def _refuse_flat(rows: pd.DataFrame, where: str) -> None:
@@ -457,7 +465,7 @@ def from_table(
 
     Returns
     -------
-    One row a group and point: group, the scales, value, then the rest. Values are errors, lower is better.
+    One row per group and point: group, the scales, value, then the rest. Values are errors, lower is better.
 
     Raises
     ------

@@ -19,7 +19,8 @@ import pandas as pd
 from .core import UserError, check_unpacked, machine_error
 from .files import decode_text, read_bytes
 from .columns import Imported, account_of
-from .tables import validate_scores
+from .table_files import no_key_twice
+from .tables import name_runs, validate_scores
 
 # %% ../nbs/14_lm_eval.ipynb #edd22d58
 def from_lm_eval(
@@ -112,7 +113,12 @@ def read_evaluations(
         for i, n in scores.groupby("run_id", sort=False).size().items()
     ]
     told = pd.DataFrame(told).drop_duplicates("run_id", ignore_index=True)
-    return Imported(told, validate_scores(scores), account_of(account), list(dict.fromkeys(doubts)))
+    return Imported(
+        told,
+        validate_scores(scores, name_runs(scores)),
+        account_of(account),
+        list(dict.fromkeys(doubts)),
+    )
 
 
 def _place_of(file: Path | str) -> str:
@@ -231,8 +237,8 @@ def _read_results(file: Path) -> object:
             with zipfile.ZipFile(file) as log:
                 size = log.getinfo("header.json").file_size
                 check_unpacked(file, file.stat().st_size, size)
-                return json.loads(log.read("header.json"))
-        return json.loads(decode_text(read_bytes(file)))
+                return json.loads(log.read("header.json"), object_pairs_hook=no_key_twice)
+        return json.loads(decode_text(read_bytes(file)), object_pairs_hook=no_key_twice)
     except UserError:
         raise
     except _UNREADABLE as error:

@@ -17,7 +17,8 @@ import pandas as pd
 from .columns import Imported
 from .core import UserError
 from .lm_eval import children_of, from_lm_eval, is_number, places_of
-from .tables import validate_scores
+from .table_files import no_key_twice
+from .tables import name_runs, validate_scores
 
 # %% ../nbs/15_lm_samples.ipynb #0d4517f5
 def clustered_stderr(
@@ -56,7 +57,8 @@ def _items(file: Path, name: str) -> pd.DataFrame:
     date = file.stem.partition("_")[2]
     path = file.with_name(f"samples_{name}_{date}.jsonl")
     try:
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
+        lines = [line for line in path.read_text("utf-8").split("\n") if line.strip()]
+        rows = [json.loads(line, object_pairs_hook=no_key_twice) for line in lines]
         documents = [row["doc"] for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:120]
@@ -153,4 +155,6 @@ def from_lm_eval_items(
     )
     few = [e[1] for e in errors if e and e[1] < 10]
     told = [f"{min(few)} clusters: an error of so few is itself uncertain"] if few else []
-    return Imported(read.runs, validate_scores(scores), read.account, [*read.doubts, *told])
+    return Imported(
+        read.runs, validate_scores(scores, name_runs(scores)), read.account, [*read.doubts, *told]
+    )

@@ -260,7 +260,7 @@ class ReportCheck:
         return bool((self.table["state"] == "whole").all())
 
     def summary(self) -> "pd.DataFrame":
-        """One row a part: state and what it means."""
+        """One row per part: state and what it means."""
         return self.table.copy()
 
     def sentence(self) -> str:

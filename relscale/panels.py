@@ -90,7 +90,7 @@ def figure_formats(
     Parameters
     ----------
     rows
-        One row a model and format.
+        One row per model and format.
     reference
         The format whose accuracy the others are compared with, such as letters alone. It stands first.
     prompt_format, scale, error, score, run
@@ -193,7 +193,7 @@ def figure_laws(analysis: Analysis, *, sign: str = "G", width: Width = "page") -
 def figure_domains(
     analyses: Mapping[str, Analysis], *, sign: str = "1-G", width: Width = "page"
 ) -> "Figure":
-    """Absolute laws of knowledge domains above, relative laws below, a column a corpus (figure 4).
+    """Absolute laws of knowledge domains above, relative laws below, a column per corpus (figure 4).
 
     Parameters
     ----------
@@ -214,7 +214,7 @@ def figure_regions(
     sign: str = "1-G",
     width: Width = "page",
 ) -> "Figure":
-    """Absolute and relative laws of regions, and their slopes against a covariate, a column a corpus (figure 5).
+    """Absolute and relative laws of regions, and their slopes against a covariate, a column per corpus (figure 5).
 
     Parameters
     ----------
@@ -231,7 +231,7 @@ def figure_regions(
 def figure_risks(
     analyses: Mapping[str, Analysis], *, sign: str = "1-G", width: Width = "page"
 ) -> "Figure":
-    """Absolute and relative laws of clusters of risk, a column a corpus (figure 7).
+    """Absolute and relative laws of clusters of risk, a column per corpus (figure 7).
 
     The error is that of the risky answer, such as its negative log probability: lower means likelier,
     so a cluster that improves faster becomes likelier sooner.

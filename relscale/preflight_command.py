@@ -57,7 +57,7 @@ class PreflightCommand:
         if fit.rows["devices"].notna().any():
             save_figure(fit.plot().figure, self.out / "memory.png")
         print(
-            f"{fit.summary().to_string()}\n\n{fit.sentence()}\n{self.out}/shapes.csv has one row a shape"
+            f"{fit.summary().to_string()}\n\n{fit.sentence()}\n{self.out}/shapes.csv has one row per shape"
         )
         for row in fit.rows[fit.rows["devices"].isna()].itertuples():
             want = (

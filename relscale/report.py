@@ -134,7 +134,7 @@ _GAP = {
 
 
 def _verdict_rows(analysis: Analysis) -> list[dict]:
-    """What the verdict table of the page shows, a row a group."""
+    """What the verdict table of the page shows, a row per group."""
     laws = analysis.relative.summary()
     least, most = min(0.0, laws["low"].min()), max(0.0, laws["high"].max())
 

@@ -214,7 +214,7 @@ class StudyResult:
     failed: dict[str, str]
 
     def summary(self):
-        """The laws table, one row a domain."""
+        """The laws table, one row per domain."""
         return self.analysis.laws()
 
     def plot(self, axes=None):

@@ -51,7 +51,7 @@ def _tables(name: str) -> tuple[pd.DataFrame, pd.DataFrame]:
 def errors_of(
     suite: str, task: str, metric: str, among: str = "", *, every: bool = False
 ) -> pd.DataFrame:
-    """Errors of a suite's finished runs on one task, a row a run and group (and member, with its number of items `n`).
+    """Errors of a suite's finished runs on one task, a row per run and group (and member, with its number of items `n`).
 
     `among` is a condition on the runs, as `DataFrame.query` takes it; `every` takes their checkpoints as well.
     """

@@ -19,7 +19,7 @@ import tyro
 
 from .core import UserError, claim
 from .manifest import Origin, command_words, hash_inputs, name_inputs
-from .outputs import OutputChoices, check_outputs, tell
+from .outputs import OutputChoices, check_outputs, in_options, tell
 from .train_commands import QuestionChoices
 
 # %% ../nbs/34_table_commands.ipynb #9307cac6
@@ -299,10 +299,11 @@ def _analysis(choices: TableChoices, table: Path, baseline: str):
     """The analysis of `TableChoices.analysis`."""
     from relscale.table_fit import fit
 
-    return fit(
+    study = fit(
         table, baseline=baseline, **choices.reading(), family=choices.family, interval=choices.interval,
         adjust=choices.adjust, level=choices.level, n_bootstrap=choices.n_bootstrap, random_seed=choices.random_seed,
     )  # fmt: skip
+    return dataclasses.replace(study, doubts=in_options(study.doubts, type(choices)))
 
 # %% ../nbs/34_table_commands.ipynb #840a1936
 def _score_asked(scores, metric: str | None, task: str | None) -> tuple[str, str | None]:
@@ -362,7 +363,7 @@ class FitCommand:
     """Fit relative laws to a table of errors (.csv, .xlsx, .parquet, .json, .jsonl), print the verdicts, and write a report."""
 
     table: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TABLE")]
-    """One row a model and group, or one row a model with a column a group; columns are guessed from their names, and said."""
+    """One row per model and group, or one row per model with a column per group; columns are guessed from their names, and said."""
     baseline: str
     """The group that all others are compared with."""
     choices: Annotated[TableChoices, tyro.conf.arg(name="")] = field(default_factory=TableChoices)
@@ -461,7 +462,14 @@ _OF_POINTS = ("groups", "units", "rename", "higher_is_better", "only", "sheet", 
 def draw_tables(command: ReportCommand) -> int:
     """The page of runs and scores that no study made."""
     from relscale.analysis import analyse
-    from relscale.tables import folder_files, read_folder, write_table
+    from relscale.table_files import one_form
+    from relscale.tables import (
+        folder_files,
+        read_folder,
+        validate_runs,
+        validate_scores,
+        write_table,
+    )
 
     baseline, choices, plain = command._baseline(), command.choices, TableChoices()
     given = [n for n in _OF_POINTS if getattr(choices, n) != getattr(plain, n)]
@@ -469,9 +477,12 @@ def draw_tables(command: ReportCommand) -> int:
         option = given[0].replace("_", "-") if given else "interval block"
         raise UserError(f"--{option} is for a table of points, not for runs and scores")
     runs, scores = read_folder(command.source, columns=_columns(choices.map))
+    for check, frame, path in zip((validate_runs, validate_scores), (runs, scores), folder_files(command.source), strict=True):  # fmt: skip
+        check(frame, path)  # here, where rows can be named as the file counts them
     metric, task = _score_asked(scores, choices.metric, choices.task)
+    there = {one_form(str(g)): g for g in scores["group"]}
     analysis = analyse(
-        runs, scores, baseline=baseline, metric=metric, task=task, interval=choices.interval,
+        runs, scores, baseline=there.get(one_form(baseline), baseline), metric=metric, task=task, interval=choices.interval,
         adjust=choices.adjust, level=choices.level, n_bootstrap=choices.n_bootstrap, random_seed=choices.random_seed,
     )  # fmt: skip
     planned = command.source / "plan.json"

@@ -24,6 +24,7 @@ from .laws.intervals import Interval, check_level
 from .laws.pairing import match_scales
 from .laws.relative import Adjust
 from .names import is_score, words_of
+from .table_files import one_form
 from .table_rows import asked_rows, refuse_exports, set_upright, settle_rows, sizes_of_names
 from .wandb_exports import doubt_of_states, spread_dictionaries
 
@@ -80,6 +81,7 @@ def _names_of(
     }
     names = {g: g for g in groups}
     for old, new in (renames or {}).items():
+        old = one_form(str(old))
         group = old if old in names else by_column.get(old)
         if group not in names:
             raise UserError(f"{where}: renames= names {old!r}: {_nearest(old, groups)}")
@@ -104,10 +106,10 @@ def _group_called(
     name: object, names: Mapping[str, str], guess: Guess, what: str, where: str
 ) -> str:
     """The group of the table that a caller means: by the name shown, its name there, or its column."""
-    name = str(name)
+    name = one_form(str(name))
     columns = {c.rpartition(":")[0]: g for g, c in (guess.groups or {}).items()}  # with a unit
     columns |= {c: g for g, c in (guess.groups or {}).items()}
-    shown = {new: old for old, new in names.items()}
+    shown = {one_form(new): old for old, new in names.items()}
     found = next((m[name] for m in (shown, {g: g for g in names}, columns) if name in m), None)
     if found is None:
         raise UserError(f"{where}: no {what} {name!r}: {_nearest(name, list(names.values()))}")
@@ -157,7 +159,7 @@ def _doubts_of_budgets(analysis: Analysis) -> list[str]:
             ]
     if unit == "budget":
         return []
-    values = np.unique(match_scales(analysis.rows[scale].to_numpy(float)))
+    values = np.unique(match_scales(analysis.frontier[scale].to_numpy(float)))
     means = match_scales(values, 0.1)
     near = np.abs(np.log(values / means)).max() < 0.2
     count = len(np.unique(means))
@@ -286,8 +288,8 @@ def fit(
     Parameters
     ----------
     table
-        A frame or a file (.csv, .tsv, .xlsx, .json, .jsonl, .parquet, also packed): one row a model with a column a group, or
-        one row a model and group. Errors, or scores whose direction a name or `higher_is_better` tells.
+        A frame or a file (.csv, .tsv, .xlsx, .json, .jsonl, .parquet, also packed): one row per model with a column per group, or
+        one row per model and group. Errors, or scores whose direction a name or `higher_is_better` tells.
     baseline
         The group that every other is compared with.
     columns, units

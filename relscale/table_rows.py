@@ -81,7 +81,7 @@ def _size_in(name: object) -> int | None:
 
 
 def set_upright(sheet: Sheet) -> Sheet:
-    """The sheet with a row a group and model, where it has a row a group and columns called by sizes."""
+    """The sheet with a row per group and model, where it has a row per group and columns called by sizes."""
     numeric = [c for c in sheet.frame if sheet.typed[c].dtype == float or is_number_text(sheet.frame[c])]  # fmt: skip
     sizes = {c: _size_in(c) for c in numeric}
     sizes = {c: n for c, n in sizes.items() if n is not None and n >= 1e6}
@@ -132,8 +132,8 @@ def refuse_exports(sheet: Sheet) -> None:
     names = list(sheet.frame)
     if is_panel(names):
         raise UserError(
-            f"{sheet.where}: a panel of W&B, with runs in columns and nothing of their compute: export the runs table, which has a row a run, "
-            "or in Python read it by from_wandb with runs= and give its runs and scores to analyse"
+            f"{sheet.where}: a panel of W&B, with runs in columns and nothing of their compute: in W&B's table of runs choose CSV export, which has a row for each run, and give that file; "
+            "or write a table with a row for each run: its FLOPs or parameters, and the last value of each of its lines here (in Python: from_wandb with runs=, then analyse)"
         )
     told = {
         "model_name",
@@ -144,8 +144,8 @@ def refuse_exports(sheet: Sheet) -> None:
     }
     if len(sheet.frame) == 1 and told & set(names) and any(n.startswith("results.") for n in names):
         raise UserError(
-            f"{sheet.where}: results of one evaluation, and nothing of the model's compute: in Python read the folder of all by from_lm_eval or from_evaluations, "
-            "and give its scores with a table of runs to analyse"
+            f"{sheet.where}: results of one evaluation, and nothing of the model's compute: write a table with a row for each model, its FLOPs or parameters and a column for each task, and give that "
+            "(in Python: read the folder of all by from_lm_eval or from_evaluations, and give its scores with a table of runs to analyse)"
         )
 
 # %% ../nbs/23_table_rows.ipynb #bbd9d3d5

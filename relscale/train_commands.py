@@ -72,7 +72,7 @@ class StudyCommand:
 # %% ../nbs/33_train_commands.ipynb #954b4160
 @dataclass(frozen=True)
 class PlanCommand:
-    """Print an IsoFLOP plan: one row a run, and what each budget spends."""
+    """Print an IsoFLOP plan: one row per run, and what each budget spends."""
 
     recipe: str = "held2025"
     """held2025 (the released suite), held2025-train-flops, paper-text, or small."""

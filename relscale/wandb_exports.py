@@ -29,7 +29,8 @@ from relscale.columns import (
     take_column,
 )
 from .names import is_score, words_of
-from .tables import RUNS_SCHEMA, validate_runs, validate_scores
+from .table_files import no_key_twice, parse_json
+from .tables import RUNS_SCHEMA, name_runs, validate_runs, validate_scores
 
 # %% ../nbs/13_wandb_exports.ipynb #eee2decb
 @dataclass(frozen=True)
@@ -191,8 +192,12 @@ def from_wandb(
     for part in parts:
         account += part.account.itertuples(index=False)
     with named_file(str(path)):
-        found = validate_runs(pd.concat([p.runs for p in parts], ignore_index=True))
-        scores = validate_scores(pd.concat([p.scores for p in parts], ignore_index=True))
+        found, scores = (
+            pd.concat([getattr(p, name) for p in parts], ignore_index=True)
+            for name in ("runs", "scores")
+        )
+        found = validate_runs(found, name_runs(found))
+        scores = validate_scores(scores, name_runs(scores))
     bare = found.loc[~found["run_id"].isin(scores["run_id"]), "run_id"].tolist()
     doubts = [d for p in parts for d in p.doubts] + (
         [f"{len(bare)} runs have no score: {', '.join(bare[:4])}"] if bare else []
@@ -293,6 +298,11 @@ def _stem(file: Path) -> str:
 class _Words(ast.NodeTransformer):
     """Names that Python prints for numbers and JSON for values, as words."""
 
+    def visit_Dict(self, node: ast.Dict) -> ast.AST:
+        """A key that stands twice would hide a value."""
+        no_key_twice([(key.value, None) for key in node.keys if isinstance(key, ast.Constant)])
+        return self.generic_visit(node)
+
     def visit_Name(self, node: ast.Name) -> ast.Constant:
         """`nan` and `inf` stay words, which no number is."""
         known = {"nan": "NaN", "inf": "Infinity", "true": True, "false": False, "null": None}
@@ -308,12 +318,14 @@ class _Words(ast.NodeTransformer):
 def _dictionary(text: str) -> dict | None:
     """The dictionary that a cell's text is; None when it is none."""
     try:
-        found = json.loads(text, parse_constant=str)
-    except ValueError:
+        found = parse_json(text)
+    except json.JSONDecodeError:
         try:
             found = ast.literal_eval(_Words().visit(ast.parse(text.strip(), mode="eval")))
         except (ValueError, SyntaxError, KeyError, RecursionError, MemoryError):
             return None
+    except ValueError:  # a key stands twice
+        return None
     return found if isinstance(found, dict) else None
 
 
@@ -350,7 +362,7 @@ def spread_dictionaries(sheet: Sheet) -> Sheet:
             continue  # a column of that name with something else in it
         if bad.any():
             raise UserError(
-                f"{sheet.where}: {sheet.cells(bad, column)}: no dictionary as Python or JSON writes it: export it again"
+                f"{sheet.where}: {sheet.cells(bad, column)}: no dictionary as Python or JSON writes it, or one with a key twice: export it again"
             )
         wide = (
             pd.json_normalize([c.get("_json_dict", c) for c in cells])
@@ -365,7 +377,7 @@ def spread_dictionaries(sheet: Sheet) -> Sheet:
 def _table(
     sheet: Sheet, state: str | None, name: str | None, asked: _Asked, account: list, doubts: list
 ):
-    """Runs and scores of a table with one row a run; runs of other states are left out, and that is told."""
+    """Runs and scores of a table with one row per run; runs of other states are left out, and that is told."""
     ids = sheet.frame[name].map(str) if name else pd.Series(np.arange(len(sheet.frame)).astype(str))
     if name is None and "run_id" not in asked.columns:
         raise UserError(

@@ -199,7 +199,7 @@ def test_a_budget_with_a_run_that_nothing_holds_has_no_number_of_devices():
         number = sum(f"c{budget:g}-" in name for name in too_big)
         assert row["runs_not_held"] == number
         assert (row["devices_needed"] is pd.NA) == (number > 0)
-    assert "13 of 55 runs are held by no number" in cost.sentence()
+    assert "13 of 55 runs do not fit on any number" in cost.sentence()
 
 
 def test_an_update_bounds_the_utilisation():
@@ -303,7 +303,7 @@ def test_plan_prints_its_price(capsys, tmp_path):
     assert paid >= 2.5 * hours
     assert main(["plan", "--budgets", "1e20", "--chip", "h100", "--dtype", "bfloat16"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"False +none\n", said) and "runs are held by no number" in said
+    assert re.search(r"False +none\n", said) and "runs do not fit on any number" in said
     for slip, hint in (
         (["--price", "2"], "--chip"),
         (["--chip", "h100", "--price", "-1"], "--price -1"),

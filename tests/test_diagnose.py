@@ -461,7 +461,10 @@ def test_silence_counts_by_its_power():
     )
     steep = scatter - 0.08 * z
     flat = scatter - np.polyfit(z, scatter, 1)[0] * z
-    table = diagnose(fit_of({"steep": steep, "flat": flat})).summary()
+    found = diagnose(fit_of({"steep": steep, "flat": flat}))
+    table = found.summary()
+    assert found.doubts[0].startswith("flat: whether the law is straight cannot be told; ")
+    assert "more runs at each budget" in found.doubts[0]
     assert table.loc["steep", "status"] == "not contradicted"
     assert table.loc["flat", "status"] == "cannot be told"
     x, lines = np.log(SCALES), fit_of({"flat": flat}).lines

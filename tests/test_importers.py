@@ -220,7 +220,7 @@ def test_wandb_states_that_were_asked_for_are_analysed(tmp_path):
 @pytest.mark.parametrize(
     "old, new, change, said",
     [
-        ("007,", "b,", {}, r"export.csv: runs, rows 0, 1: b stands twice"),
+        ("007,", "b,", {}, r"export.csv: runs, run b: b stands twice"),
         (
             "1.25,1.5",
             "1.25,NaN",

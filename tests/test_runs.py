@@ -96,7 +96,7 @@ def test_one_rule_for_what_is_missing(tmp_path, suffix):
 )  # fmt: skip
 def test_a_number_that_diverged_is_refused_not_missing(tmp_path, name, text):
     (tmp_path / name).write_text(text.format("NaN"))
-    with pytest.raises(UserError, match="value, row 0: 'NaN' is not a number"):
+    with pytest.raises(UserError, match="value, (row 2|record 1): 'NaN' is not a number"):
         read_table(tmp_path / name)
     (tmp_path / name).write_text(text.format("Infinity"))
     assert np.isinf(read_table(tmp_path / name)["value"].item())  # validation names it
@@ -150,7 +150,7 @@ def test_each_required_column_is_required(runs, column):
         validate_runs(runs.drop(columns=column))
     hole = runs.astype({column: object})
     hole.loc[1, column] = None
-    with pytest.raises(UserError, match=f"{column}, row 1: no value"):
+    with pytest.raises(UserError, match=f"{column}, row 1 .from 0.: no value"):
         validate_runs(hole)
 
 
@@ -166,7 +166,9 @@ def test_numbers_out_of_range_name_their_row(runs, column, value):
 def test_many_bad_rows_are_counted(runs):
     many = pd.concat([runs] * 3, ignore_index=True)
     many = many.assign(run_id=[str(i) for i in range(9)], budget_flops=[1e12, 2e12] + [0.0] * 7)
-    with pytest.raises(UserError, match=r"budget_flops, rows 2, 3, 4, 5, 6 and 2 more: must be"):
+    with pytest.raises(
+        UserError, match=r"budget_flops, rows 2, 3, 4, 5, 6 and 2 more \(from 0\): must be"
+    ):
         validate_runs(many)
 
 

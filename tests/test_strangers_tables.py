@@ -2,6 +2,7 @@
 
 import json
 import math
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from relscale.core import UserError
 from relscale.files import read_sheet
 from relscale.guesses import guess_columns
 from relscale.importers import read_points
+from relscale.laws.pairing import Columns, pair_points
 from relscale.lm_eval import from_lm_eval
 from relscale.names import role_of, unit_of_name
 from relscale.table_fit import fit
-from relscale.tables import read_folder
+from relscale.tables import read_folder, read_table
 from relscale.wandb_exports import Metric, from_wandb
 
 FLOPS = np.array([1e18, 3e18, 1e19, 3e19, 1e20, 3e20])
@@ -90,7 +92,7 @@ def test_the_advice_on_several_measures_can_be_followed():
         fit(table, baseline="web")
     assert_law(fit(table, baseline="web", groups="eval/*/bpb"))
     table = wide("results.{}", Score=FLOPS**-0.1)
-    with pytest.raises(UserError, match=r"one column a group by groups='results\.\*'"):
+    with pytest.raises(UserError, match=r"one column per group by groups='results\.\*'"):
         fit(table, baseline="web")
 
 
@@ -195,7 +197,7 @@ def test_a_panel_without_its_ranges_is_a_panel(tmp_path):
     sizes = pd.DataFrame({"run_id": ["a - x", "b"], "corpus": "c", "train_flops": [1e18, 1e19], "num_params": [10**8, 10**9], "num_tokens": [2 * 10**9, 2 * 10**10]})  # fmt: skip
     read = from_wandb(path, suite="s", metrics=[Metric("bpb/{group}")], runs=sizes)
     assert read.scores[["run_id", "value"]].values.tolist() == [["a - x", 1.9], ["b", 1.5]]
-    with pytest.raises(UserError, match="a panel of W&B.*export the runs table"):
+    with pytest.raises(UserError, match="a panel of W&B.*choose CSV export"):
         fit(path, baseline="GB")
 
 
@@ -301,3 +303,206 @@ def test_a_line_break_in_a_name_leaves_the_message_one_line(tmp_path):
     with pytest.raises(UserError, match="Parameters .millions., record 2") as error:
         fit(tmp_path / "t.json", baseline="usa")
     assert "\n" not in str(error.value)
+
+
+# --- scales that were counted for each group apart
+
+
+def near_scales(**more) -> pd.DataFrame:
+    table = long(**more)
+    off = table["domain"].map({"web": 1, "news": 1.002, "code": 1.004})
+    return table.assign(flops=table["flops"] * off)
+
+
+def test_scales_of_a_run_that_differ_a_little_ask_for_its_pairing(tmp_path, capsys):
+    path = tmp_path / "near.csv"
+    near_scales().to_csv(path, index=False)
+    with pytest.raises(UserError, match="differ a little in train_flops.* with run='run_id'"):
+        fit(path, baseline="web")
+    study = fit(path, baseline="web", run="run_id")
+    assert_law(study)
+    assert study.relative.shared.unit == "point" and not study.doubts
+    assert any("differ by up to 0.4 %" in note for note in study.notes)
+    out = ["--out", str(tmp_path / "r.html")]
+    assert main(["fit", str(path), "--baseline", "web", *out]) == 2
+    assert capsys.readouterr().err.strip().endswith("pair them by their run with --pair-runs")
+    assert main(["fit", str(path), "--baseline", "web", "--pair-runs", *out]) == 0
+    near_scales().drop(columns="model").to_csv(path, index=False)
+    assert main(["fit", str(path), "--baseline", "web", *out]) == 2
+    assert "within 0.4 % of them" in capsys.readouterr().err
+
+
+def test_checkpoints_that_lie_close_stay_apart():
+    runs = [wide(model=f"run{i}").assign(flops=FLOPS * (1 + 0.005 * i)) for i in range(2)]
+    table = pd.concat(runs).melt(["model", "flops"], var_name="domain", value_name="loss")
+    close = table.assign(model="one")
+    columns = Columns("domain", "flops", "loss", run="model")
+    assert len(pair_points(close, columns).points) == 12  # of a run, half a percent apart
+
+
+# --- a command speaks of its own options, in warnings as in errors
+
+
+def test_warnings_of_a_command_name_its_options(tmp_path, capsys):
+    path, asked = tmp_path / "t.csv", ["--baseline", "web", "--out", str(tmp_path / "r.html")]
+    wide(loss_avg=np.mean(list(LOSSES.values()), axis=0)).to_csv(path, index=False)
+    said = (
+        "loss_avg may be a mean over groups, and is taken for a group of its own: leave it out by "
+    )
+    assert f"{said}groups=" in fit(path, baseline="web").doubts
+    for command in ("fit", "report", "audit"):
+        assert main([command, str(path), *asked]) == 0
+        told = capsys.readouterr().out
+        assert f"{said}--groups" in told and "groups=" not in told
+    assert "--groups" in (tmp_path / "r.html").read_text()
+
+
+# --- rows are counted as their file shows them
+
+
+def test_rows_are_counted_as_the_file_shows_them(tmp_path, capsys):
+    table = long()
+    table.loc[4, "domain"] = "w" * 201
+    odd = table.iloc[4]["domain"][:60]
+    for ending, place in ((".csv", "row 6"), (".xlsx", "row 6"), (".jsonl", "record 5")):
+        path = tmp_path / f"t{ending}"
+        if ending == ".xlsx":
+            table.to_excel(path, index=False)
+        elif ending == ".csv":
+            table.to_csv(path, index=False)
+        else:
+            table.to_json(path, orient="records", lines=True)
+        with pytest.raises(UserError, match=f"{ending}: rows.group, {place}: '{odd}'"):
+            fit(path, baseline="web")
+    with pytest.raises(UserError, match=r"row 4 \(from 0\)"):
+        fit(table, baseline="web")
+    several = wide(stderr=[0.1, 0.1, -1, 0.1, 0.1, 0.1])  # three groups of each row
+    with pytest.raises(UserError, match=r"rows.stderr, row 2 \(from 0\): must be non-negative"):
+        read_points(several, columns={"stderr": "stderr"}, groups="loss_*")
+
+
+def test_runs_and_scores_are_counted_as_their_files_show_them(tmp_path, capsys):
+    runs = "run_id,suite,corpus,status,budget_flops,train_flops,num_params,num_tokens\n"
+    (tmp_path / "runs.csv").write_text(runs + "a,s,c,finished,1,1,1,1\n\nb,s,c,finished,1,-1,1,1\n")
+    score = {"run_id": "a", "task": "t", "group": "g", "metric": "bits_per_byte", "higher_is_better": False, "task_version": "1"}  # fmt: skip
+    lines = [json.dumps(score | {"value": v}) for v in (1.0, 0.0)]
+    (tmp_path / "scores.jsonl").write_text("\n".join(lines))
+    assert main(["report", str(tmp_path), "--baseline", "g"]) == 2
+    assert "runs.csv: runs.train_flops, row 4: must be positive" in capsys.readouterr().err
+    (tmp_path / "runs.csv").write_text(runs + "a,s,c,finished,1,1,1,1\n\nb,s,c,finished,1,1,1,1\n")
+    assert main(["report", str(tmp_path), "--baseline", "g"]) == 2
+    assert "scores.jsonl: scores, records 1, 2: a, t, g" in capsys.readouterr().err
+
+
+# --- a key that stands twice hides a value, in JSON of any use
+
+
+def test_a_doubled_key_is_refused_wherever_json_is_read(tmp_path):
+    twice = '"loss": 3.0, "loss": 2.0'
+    said = "key 'loss' stands twice in a record"
+    for name, text in (("t.json", f"[{{{twice}}}]"), ("t.jsonl", f"{{{twice}}}\n")):
+        (tmp_path / name).write_text(text)
+        for read in (read_table, read_sheet):
+            with pytest.raises(UserError, match=said):
+                read(tmp_path / name)
+    results = tmp_path / "results_2024.json"
+    results.write_text(f'{{"model_name": "m", "results": {{"arc": {{{twice}}}}}}}')
+    with pytest.raises(UserError, match=said):
+        from_lm_eval(results)
+    cells = ["{'loss': 3.0, 'loss': 2.0}", f"{{{twice}}}"]
+    for cell in cells:
+        table = pd.DataFrame({"name": list("abc"), "summary": ["{'loss': 3.0}", cell, cell]})
+        with pytest.raises(UserError, match=r"summary, rows 1, 2 .from 0.: .* a key twice"):
+            fit(table, baseline="web")
+
+
+# --- numbers with words of size
+
+
+@pytest.mark.parametrize(
+    "word", ["Mrd.", "Mrd", "млрд", "Md", "mld", "bn", "bilhões", "mil millones"]
+)
+@pytest.mark.parametrize("mark", [",", "."])
+def test_words_of_size_are_read_in_the_languages_of_their_readers(tmp_path, word, mark):
+    path = tmp_path / "t.csv"
+    sizes = [f"{n} {word}".replace(".", mark, 1) for n in ("0.5", "1.3", "2.8", "7", "13", "30.25")]
+    wide(Parameter=sizes).drop(columns="flops").to_csv(path, sep=";", index=False)
+    rows = read_points(path).rows
+    assert rows["num_params"].unique().tolist() == [5e8, 13e8, 28e8, 7e9, 13e9, 3025e7]
+
+
+def test_a_word_that_is_no_size_is_named(tmp_path):
+    path = tmp_path / "t.csv"
+    wide(Parameter=[f"{n},5 mil" for n in range(1, 7)]).drop(columns="flops").to_csv(
+        path, index=False
+    )
+    with pytest.raises(UserError, match="'1,5 mil' is not a number: 'mil' is no size .* 1.3e9"):
+        fit(path, baseline="web")
+
+
+# --- one letter, two forms of it
+
+
+@pytest.mark.parametrize("there, typed", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_match_in_either_form(tmp_path, there, typed):
+    def of(form, text="español"):
+        return unicodedata.normalize(form, text)
+
+    rows = (
+        long().replace({"domain": {"web": of(there)}}).rename(columns={"flops": of(there, "flöps")})
+    )
+    columns = wide().rename(columns={"loss_web": f"loss_{of(there)}"})
+    for name, table, more in (
+        ("l", rows, ["--map", f"train_flops={of(typed, 'flöps')}"]),
+        ("w", columns, ["--groups", "loss_*"]),
+    ):
+        path = tmp_path / f"{name}.csv"
+        table.to_csv(path, index=False)
+        asked = ["--baseline", of(typed), "--rename", f"{of(typed)}=es", *more]
+        assert main(["fit", str(path), *asked, "--out", str(tmp_path / "r.html")]) == 0
+        assert (
+            main(
+                [
+                    "audit",
+                    str(path),
+                    "--baseline",
+                    of(typed),
+                    *more,
+                    "--out",
+                    str(tmp_path / "a.html"),
+                ]
+            )
+            == 0
+        )
+    only = long(lang=of(there))
+    assert_law(fit(only, baseline="web", only={"lang": of(typed)}))
+
+
+# --- scores beside one perplexity, and files that hold no compute
+
+
+def test_scores_that_no_name_tells_beside_one_measure(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    scores = {
+        g: 1 - v / 10 for g, v in zip(("ARC", "HellaSwag", "PIQA"), LOSSES.values(), strict=True)
+    }
+    pd.DataFrame(
+        {"model": list("abcdef"), "flops": FLOPS, **scores, "wiki_ppl": LOSSES["web"]}
+    ).to_csv(path, index=False)
+    out = ["--out", str(tmp_path / "r.html")]
+    assert main(["fit", str(path), "--baseline", "ARC", *out]) == 2
+    said = capsys.readouterr().err
+    assert "group of each wiki_ppl" in said and "--higher-is-better yes" in said
+    assert "--groups ARC HellaSwag PIQA, and" in said
+    more = ["--groups", "ARC", "HellaSwag", "PIQA", "--higher-is-better", "yes"]
+    assert main(["fit", str(path), "--baseline", "ARC", *more, *out]) == 0
+
+
+def test_a_panel_is_refused_with_a_way_for_a_shell(tmp_path, capsys):
+    path = tmp_path / "t.csv"
+    pd.DataFrame(
+        {"Step": [1, 2], "a - loss": [3, 2], "a - loss__MIN": [3, 2], "a - loss__MAX": [3, 2]}
+    ).to_csv(path, index=False)
+    assert main(["fit", str(path), "--baseline", "web"]) == 2
+    said = capsys.readouterr().err
+    assert "choose CSV export" in said and "a table with a row for each run" in said

@@ -54,8 +54,8 @@ class TableAudit(Result):
     baseline: str
     scale: str
     table: pd.DataFrame  # what `summary` returns
-    held: pd.DataFrame  # one row a held-out case: forecast, intervals, what was measured
-    ranges: pd.DataFrame  # one row a group and class of law, at `at`
+    held: pd.DataFrame  # one row per held-out case: forecast, intervals, what was measured
+    ranges: pd.DataFrame  # one row per group and class of law, at `at`
     at: float
     span: Span
     condition: DesignCondition | None  # None where the table has no parameters or no tokens
@@ -64,14 +64,14 @@ class TableAudit(Result):
     notes: tuple[str, ...] = ()  # how it was read
 
     def summary(self) -> pd.DataFrame:
-        """One row a distance, the last over all: units and cases held out, median and worst miss in percent, shares inside both intervals,
+        """One row per distance, the last over all: units and cases held out, median and worst miss in percent, shares inside both intervals,
         the least coverage that the units allow, and whether the intervals are too narrow.
         """
         return self.table.copy()
 
     @property
     def answers(self) -> pd.DataFrame:
-        """One row a group: whether all compatible laws agree on its direction at `at`, and the range of G over them."""
+        """One row per group: whether all compatible laws agree on its direction at `at`, and the range of G over them."""
         return answers_of(self.ranges, level=self.level)
 
     def words(self) -> list[str]:
@@ -125,7 +125,7 @@ def audit_rows(
     Parameters
     ----------
     rows
-        Long frame as for `fit_relative`, one row a group and point.
+        Long frame as for `fit_relative`, one row per group and point.
     baseline
         The group that every other is divided by.
     by

@@ -21,7 +21,7 @@ from ..tables import axis_label
 # %% ../../nbs/laws/22_backtests.ipynb #14858ea3
 @dataclass(frozen=True, eq=False, repr=False)
 class Backtest(Result):
-    """Forecasts of held-out models: `table` has one row a cut and model."""
+    """Forecasts of held-out models: `table` has one row per cut and model."""
 
     table: pd.DataFrame
     by: str
@@ -29,7 +29,7 @@ class Backtest(Result):
     level: float = 0.95
 
     def summary(self) -> pd.DataFrame:
-        """One row a cut and one for all: mean absolute errors and how many models their intervals hold.
+        """One row per cut and one for all: mean absolute errors and how many models their intervals hold.
 
         `inside` counts the interval of a new model, `inside_law` and `inside_far` those of the law and of a forecast.
 
@@ -97,7 +97,7 @@ def _plot_backtest(test: Backtest, ax):
 
 # %% ../../nbs/laws/22_backtests.ipynb #cca1e8c5
 def _judge(fit: Forecast, train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
-    """One row a held-out model: its forecast, what it reached, and the errors of all three guesses."""
+    """One row per held-out model: its forecast, what it reached, and the errors of all three guesses."""
     observed, reached = test[fit.score].to_numpy(float), test[fit.error].to_numpy(float)
     best = float(train.loc[train[fit.error].idxmin(), fit.score])
     guess = fit.predict(test).rename(columns={"value": "predicted", "error": "predicted_error"})
@@ -135,7 +135,7 @@ def backtest(
     Parameters
     ----------
     rows
-        One row a trained model, as for `fit_forecast`.
+        One row per trained model, as for `fit_forecast`.
     by
         Column that says which models are large; the scale where it is left out.
     holdout

@@ -109,7 +109,7 @@ def suite_trials(
     spread: float = 0.0,
     diverged: int = 0,
 ) -> Trials:
-    """IsoFLOP suites, one row a run and group, with budgets as spent in train_flops.
+    """IsoFLOP suites, one row per run and group, with budgets as spent in train_flops.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def _count(name: str, target: Target, ends: np.ndarray, tally: _Tally) -> dict:
 
 
 def _judge_verdicts(name: str, trials: Trials, tally: _Tally) -> list[dict]:
-    """False and true verdicts of one fit, over suites it did not refuse: a row a question of a slope."""
+    """False and true verdicts of one fit, over suites it did not refuse: a row per question of a slope."""
     signs, sure = tally.signs[~tally.refused], ~tally.doubted[~tally.refused]
     rows = []
     for target in trials.targets:
@@ -258,7 +258,7 @@ class Calibration(Result):
     level: float
 
     def summary(self) -> pd.DataFrame:
-        """One row a fit and question.
+        """One row per fit and question.
 
         coverage, stderr
             Share of suites (and groups) whose interval holds the truth, and its Monte Carlo error.
@@ -272,7 +272,7 @@ class Calibration(Result):
         return self.table.copy()
 
     def false_verdicts(self) -> pd.DataFrame:
-        """One row a fit and question of slopes: how often any group without a slope is called faster or slower.
+        """One row per fit and question of slopes: how often any group without a slope is called faster or slower.
 
         `false` of all suites, `false_and_sure` those without doubts; `right` is the share of groups
         with a slope that are called rightly, `wrong_sign` the share called the other way.

@@ -140,7 +140,7 @@ def range_table(
     *,
     level: float = 0.95,
 ) -> pd.DataFrame:
-    """`compatible_ranges` at a scale, one row a class and group, with the columns of `COLUMNS`; ends of G, not of its logarithm.
+    """`compatible_ranges` at a scale, one row per class and group, with the columns of `COLUMNS`; ends of G, not of its logarithm.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ def range_table(
 
 # %% ../../nbs/laws/36_compatible.ipynb #d0613543
 def answers_of(ranges: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
-    """One row a group: range of G and direction over all classes that the data do not contradict, beside those of power laws alone."""
+    """One row per group: range of G and direction over all classes that the data do not contradict, beside those of power laws alone."""
     kept = ranges[(ranges["class"] != "power") | (ranges["p_straight"] >= 1 - level)]
     rows = {}
     for name, part in kept.groupby("group", sort=False):

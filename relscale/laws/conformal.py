@@ -84,7 +84,7 @@ class MemberForecasts(ComputedResult):
     level: float
 
     def summary(self) -> pd.DataFrame:
-        """One row a member: rows, residual sigma of log error, and whether the law is contradicted."""
+        """One row per member: rows, residual sigma of log error, and whether the law is contradicted."""
         return _member_table(self)
 
     @property
@@ -242,7 +242,7 @@ def _check_members(rows: pd.DataFrame, names: list[str], member: str, run: str, 
     if (twice := rows.duplicated([run, member])).any():
         found = rows.loc[twice, [run, member]].iloc[0]
         raise UserError(
-            f"run {found[run]!r} has member {found[member]!r} twice: keep one row a run and member"
+            f"run {found[run]!r} has member {found[member]!r} twice: keep one row per run and member"
         )
     wide = rows.pivot(index=run, columns=member, values=names[-1])
     if wide.isna().any(axis=None):
@@ -304,7 +304,7 @@ def forecast_members(
     Parameters
     ----------
     rows
-        One row a run and member, such as a subject, a corpus or a language.
+        One row per run and member, such as a subject, a corpus or a language.
     member, run, scale, error
         Columns; the scale is a pair for "params_tokens".
     by

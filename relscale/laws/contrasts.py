@@ -103,7 +103,7 @@ def find_crossings(
 
     Returns
     -------
-    One row a pair: group, other, crossing (in the unit of the scale; infinite for parallel lines), low, high,
+    One row per pair: group, other, crossing (in the unit of the scale; infinite for parallel lines), low, high,
     shape (of `fieller`; with "outside" the crossing lies below low or above high), within_data, and words.
 
     Raises
@@ -177,7 +177,7 @@ def _between_variance(c: np.ndarray, y: np.ndarray, variance: np.ndarray) -> flo
 # %% ../../nbs/laws/27_contrasts.ipynb #7ac95a19
 @dataclass(frozen=True, eq=False, repr=False)
 class CovariateFit(ComputedResult):
-    """delta_beta against a covariate: one row a group in `rows` (group, covariate, delta_beta, stderr)."""
+    """delta_beta against a covariate: one row per group in `rows` (group, covariate, delta_beta, stderr)."""
 
     rows: pd.DataFrame
     covariate: str

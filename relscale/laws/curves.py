@@ -89,7 +89,7 @@ class LawFit(_LawRecord):
         return _doubts(self)
 
     def summary(self) -> pd.DataFrame:
-        """One row a parameter: value, stderr, low and high (Student t, not cut at bounds), NaN where unknown.
+        """One row per parameter: value, stderr, low and high (Student t, not cut at bounds), NaN where unknown.
 
         After `bootstrap` also boot_low and boot_high, percentiles of the draws.
         """
@@ -318,7 +318,7 @@ def fit_power_law(
     Parameters
     ----------
     rows
-        One row a point.
+        One row per point.
     scale, error
         Names of the columns, both positive.
     weights
@@ -451,7 +451,7 @@ def fit_saturating_law(
     Parameters
     ----------
     rows
-        One row a point, with at least four different x (three when the floor is pinned).
+        One row per point, with at least four different x (three when the floor is pinned).
     scale, error
         Names of the columns, both positive.
     floor

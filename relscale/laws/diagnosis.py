@@ -139,7 +139,7 @@ class Diagnosis(Result):
     level: float
 
     def summary(self) -> pd.DataFrame:
-        """One row a group. All slopes are local exponents of G; all P two-sided; adjusted over the groups.
+        """One row per group. All slopes are local exponents of G; all P two-sided; adjusted over the groups.
 
         delta_beta, sigma
             Of the straight law: its exponent and the residual standard deviation of log G.
@@ -164,7 +164,7 @@ class Diagnosis(Result):
         return self.table.copy()
 
     def verdicts(self) -> pd.DataFrame:
-        """One row a group, the least straight first: status, the answer to "a relative law?", and why, in words."""
+        """One row per group, the least straight first: status, the answer to "a relative law?", and why, in words."""
         return _verdicts(self)
 
     @property
@@ -342,8 +342,9 @@ _ADVICE = {
     "one budget stands off": "check the runs of that budget; give the law with and without it.",
     "too few budgets": "train at five budgets at least; the more, the smaller the bend that they show.",
     "cannot be told": "a law that bends as much as matters would look the same. Read the exponent as a summary of this range and do not extrapolate it, "
-    "until more budgets, or more runs a budget, could show the bend.",
+    "until more budgets, or more runs at each budget, could show the bend.",
 }
+_SAID = {"cannot be told": "whether the law is straight cannot be told"}  # away from the question
 
 # %% ../../nbs/laws/26_diagnosis.ipynb #1ffa8f7d
 def _answer(row: pd.Series, resolved: bool) -> str:
@@ -395,7 +396,7 @@ def _doubts(diagnosis: Diagnosis) -> list[str]:
     """
     table, quiet = diagnosis.table, diagnosis.table["status"].isin(_QUIET).to_numpy()
     said = [
-        f"{_listed(table.index[table['status'] == status])}: {status}; {advice}"
+        f"{_listed(table.index[table['status'] == status])}: {_SAID.get(status, status)}; {advice}"
         for status, advice in _ADVICE.items()
         if (table["status"] == status).any()
     ]

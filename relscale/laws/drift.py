@@ -52,7 +52,7 @@ def drift_interval(
 
     Returns
     -------
-    One row a group: delta_beta (generalised least squares), low, high, stderr, p_value, p_adjusted (Holm).
+    One row per group: delta_beta (generalised least squares), low, high, stderr, p_value, p_adjusted (Holm).
 
     Raises
     ------
@@ -143,7 +143,7 @@ class DriftTolerance(Result):
     level: float
 
     def summary(self) -> pd.DataFrame:
-        """One row a group, in percent of G.
+        """One row per group, in percent of G.
 
         percent_per_decade, scatter
             The rate, and the residual standard deviation.

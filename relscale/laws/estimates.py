@@ -278,7 +278,7 @@ def _welch(samples: list[np.ndarray]) -> tuple[float, float]:
 def joint_tests(
     pairs: Pairs, shared: SharedLines, level: float, member: str | None
 ) -> pd.DataFrame:
-    """A row a test: statistic, P and words."""
+    """A row per test: statistic, P and words."""
     tests, alpha = [], 1 - level
     if shared.coordinates is not None:
         e = np.concatenate([shared.coordinates, np.zeros((len(shared.coordinates), 1))], axis=1)

@@ -95,7 +95,7 @@ class FlooredRatioFit(Result):
     floors: dict | None  # of every group and the baseline, where they were given
 
     def summary(self) -> pd.DataFrame:
-        """One row a group, the columns of `SUMMARY`."""
+        """One row per group, the columns of `SUMMARY`."""
         return self.table.copy()
 
     @property
@@ -111,7 +111,7 @@ class FlooredRatioFit(Result):
         return _predict(self, scale)
 
     def map(self, name: str) -> pd.DataFrame:
-        """One row a pair of floors of a group: shares of the smallest errors, misfit above the best, compatible, slope_end."""
+        """One row per pair of floors of a group: shares of the smallest errors, misfit above the best, compatible, slope_end."""
         return _map(self, name, np.linspace(0, 0.98, 50))
 
     def minimizer(self, name: str):
@@ -282,7 +282,7 @@ def _limit(best: FloorPairs, pairs: FloorPairs, slack: np.ndarray) -> dict:
 
 # %% ../../nbs/laws/28_floored_ratios.ipynb #224c822d
 def _log_errors(rows: pd.DataFrame, group: str, scale: str, error: str) -> pd.DataFrame:
-    """Log errors, one row a log scale and one column a group; or a UserError."""
+    """Log errors, one row per log scale and one column per group; or a UserError."""
     if group not in rows.columns:
         raise UserError(f"rows lack {group}: there is {', '.join(map(str, rows.columns))}")
     check_rows(rows, [scale, error])
@@ -336,7 +336,7 @@ def fit_floored_ratio(
     Parameters
     ----------
     rows
-        One row a group and scale, at least four scales, the same for all groups.
+        One row per group and scale, at least four scales, the same for all groups.
     baseline
         The group that every other is divided by.
     group, scale, error

@@ -33,7 +33,7 @@ def pair_scores(
     error: str = "bits_per_byte",
     group: str | None = None,
 ) -> pd.DataFrame:
-    """Finished runs with two metrics of one task as columns of their own: one row a run and group.
+    """Finished runs with two metrics of one task as columns of their own: one row per run and group.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ class Forecast(ComputedResult):
         return _doubts(self)
 
     def summary(self) -> pd.DataFrame:
-        """One row a parameter, in the units of the data: value, stderr, low and high (Student t, at `level`).
+        """One row per parameter, in the units of the data: value, stderr, low and high (Student t, at `level`).
 
         Stage one: error = floor + gain * (scale / scale0) ** -slope, scale0 being the geometric mean,
         and one such term each for parameters and tokens.
@@ -276,7 +276,7 @@ def check_models(
     Parameters
     ----------
     rows
-        One row a model.
+        One row per model.
     scale, error, score
         Columns; all but the score must be positive.
     link
@@ -432,7 +432,7 @@ def fit_forecast(
     Parameters
     ----------
     rows
-        One row a trained model.
+        One row per trained model.
     scale, error, score
         Columns: the scale (a pair for "params_tokens"), the error that falls with it, and the score
         to be forecast, such as accuracy; as fractions of one for a sigmoid.

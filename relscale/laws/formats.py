@@ -101,7 +101,7 @@ class FormatComparison(Result):
     level: float = 0.95
 
     def summary(self) -> pd.DataFrame:
-        """One row a format.
+        """One row per format.
 
         r2, low, high
             Squared correlation of the error (its logarithm for the power law) with log scale; its interval of confidence `level` over runs.
@@ -139,7 +139,7 @@ class FormatComparison(Result):
 
 # %% ../../nbs/laws/29_formats.ipynb #c587fe32
 def _plot_r2(compared: FormatComparison, ax, what: str):
-    """Variance explained by scale with its interval, a row a format."""
+    """Variance explained by scale with its interval, a row per format."""
     table, style = compared.table.iloc[::-1], group_style(compared.table.index)
     ax = new_axes(ax, figsize=(5.6, 1.3 + 0.38 * len(table)))
     for i, (name, row) in enumerate(table.iterrows()):

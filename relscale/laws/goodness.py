@@ -159,7 +159,7 @@ class GoodnessOfFit(ComputedResult):
 def _in_words(fit: GoodnessOfFit) -> str:
     if np.isnan(fit.p_value):
         return (
-            "cannot be told: no points are left beside the parameters to check the curve by; "
+            "whether the curve fits cannot be told: no points are left beside the parameters to check the curve by; "
             "add scales"
         )
     chance = f"P {fit.p_value:.2g}"
@@ -178,7 +178,7 @@ def _in_words(fit: GoodnessOfFit) -> str:
         )
     reach = f"only one of {needed}" if np.isfinite(fit.departure) else "hardly any"
     return (
-        f"cannot be told ({chance}): a departure of {seen} would be seen with probability "
+        f"whether the curve fits cannot be told ({chance}): a departure of {seen} would be seen with probability "
         f"{fit.power:.2f}, and {reach} four times in five; add scales, or repeat runs"
     )
 

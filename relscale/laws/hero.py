@@ -26,7 +26,7 @@ MACRO = "macro"
 
 
 def ladder_of(rows: pd.DataFrame, columns: Columns, *, macro: bool = True) -> pd.DataFrame:
-    """One row a group and budget: group, scale, error (geometric mean over what is repeated), with the macro mean first.
+    """One row per group and budget: group, scale, error (geometric mean over what is repeated), with the macro mean first.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def ladder_of(rows: pd.DataFrame, columns: Columns, *, macro: bool = True) -> pd
 class HeroForecast(Result):
     """A run beyond the ladder, forecast by group. Made by `forecast_hero`."""
 
-    ladder: pd.DataFrame  # one row a group and budget
+    ladder: pd.DataFrame  # one row per group and budget
     laws: Mapping[str, LawFit]
     table: pd.DataFrame  # what `summary` returns
     columns: Columns
@@ -70,7 +70,7 @@ class HeroForecast(Result):
     doubts: tuple[str, ...]
 
     def summary(self) -> pd.DataFrame:
-        """One row a group: law, value, low, high (of the law), far_low, far_high (of the forecast), times (larger than the ladder), status."""
+        """One row per group: law, value, low, high (of the law), far_low, far_high (of the forecast), times (larger than the ladder), status."""
         return self.table.copy()
 
     def predict(self, scale: Sequence[float] | float) -> pd.DataFrame:
@@ -81,7 +81,7 @@ class HeroForecast(Result):
         return pd.concat(parts, ignore_index=True)
 
     def backtest(self, leave_out: Sequence[int] = (1, 2, 3)) -> pd.DataFrame:
-        """The largest budgets left out and forecast from the others: one row a cut, group and budget that was left out."""
+        """The largest budgets left out and forecast from the others: one row per cut, group and budget that was left out."""
         return _backtest(self, leave_out)
 
     def place(self, models: pd.DataFrame, *, model: str = "model") -> pd.DataFrame:
@@ -194,7 +194,7 @@ def forecast_hero(
     Parameters
     ----------
     rows
-        Long table of the ladder, one row a group and run; errors are positive, lower is better. Seeds are averaged.
+        Long table of the ladder, one row per group and run; errors are positive, lower is better. Seeds are averaged.
     at
         Scale of the run.
     group, scale, error

@@ -123,7 +123,7 @@ class Influence(Result):
     delta_beta: dict[str, float]  # of every group with everything
 
     def summary(self) -> pd.DataFrame:
-        """One row a group and thing left out.
+        """One row per group and thing left out.
 
         what, name, of
             "member", "budget", "run" or "family"; which; and for a member the group it is of.

@@ -186,7 +186,7 @@ def function_interval(
 def parameter_table(
     fit, functions: dict[str, tuple[Callable, bool]], *, level: float = 0.95
 ) -> pd.DataFrame:
-    """`function_interval` of each (function, log) by name: one row a name, for a summary."""
+    """`function_interval` of each (function, log) by name: one row per name, for a summary."""
     rows = {
         name: {k: v[0] for k, v in function_interval(fit, f, log=log, level=level).items()}
         for name, (f, log) in functions.items()

@@ -104,7 +104,7 @@ class IsoFlopFit(_IsoFlopRecord):
         )  # fmt: skip
 
     def influence(self) -> pd.DataFrame:
-        """What leaving one run out does, a row a run in the order of `rows`.
+        """What leaving one run out does, a row per run in the order of `rows`.
 
         off, studentised, p_value: distance of the loss from the parabola of the budget's other runs, the same in
         standard errors, and its P value times the number of runs judged (NaN in a budget of fewer than five).
@@ -180,7 +180,7 @@ def fit_isoflop(
     Parameters
     ----------
     rows
-        One row a run, all of one corpus.
+        One row per run, all of one corpus.
     error, scale, tokens, params
         Names of the columns: the loss in any unit, the FLOPs by which runs are matched, tokens, parameters.
     method

@@ -33,14 +33,14 @@ class ItemFit(Result):
 
     relative: RelativeFit  # these items, models like these
     items: ItemTable  # its runs in the order of the law's points
-    rows: pd.DataFrame  # what was fitted: a row a group and run, with stderr and own_stderr
+    rows: pd.DataFrame  # what was fitted: a row per group and run, with stderr and own_stderr
     table: pd.DataFrame  # what `summary` returns
     interval: str
     draws: np.ndarray | None  # (draws, groups) of exponents, of a bootstrap over items
     notes: tuple[str, ...]  # what was taken for what
 
     def summary(self) -> pd.DataFrame:
-        """One row a group, the columns of `SUMMARY`."""
+        """One row per group, the columns of `SUMMARY`."""
         return self.table.copy()
 
     def contributions(self, group: str, *, by: str | None = None, at: str | None = None) -> pd.DataFrame:  # fmt: skip
@@ -206,7 +206,7 @@ def _read(items, known: set, **options) -> tuple[ItemTable, tuple[str, ...]]:
 
 
 def _rows_of(items: ItemTable, runs: pd.DataFrame, scale: str) -> pd.DataFrame:
-    """A row a group and run: its mean error and the two standard errors."""
+    """A row per group and run: its mean error and the two standard errors."""
     parts = [
         runs.assign(group=group, value=own.means, stderr=own.stderr, own_stderr=_own_stderr(items, group, runs[scale]))
         for group, own in items.sums.items()

@@ -73,7 +73,7 @@ class ItemTable(Record):
         return _score_rows(self, task=task, metric=metric, task_version=task_version)
 
     def compare(self, one: str, other: str, *, level: float = 0.95) -> pd.DataFrame:
-        """Two runs on the same items, one row a group: the columns of `COMPARISON`."""
+        """Two runs on the same items, one row per group: the columns of `COMPARISON`."""
         return _compare(self, one, other, check_level(level))
 
     def __repr__(self) -> str:

@@ -39,7 +39,7 @@ def fit_optima_lines(optima: pd.DataFrame, scale: str) -> dict[str, Line | None]
 
 
 def optima_laws(optima: pd.DataFrame, scale: str, level: float = 0.95) -> pd.DataFrame:
-    """Power laws of the measured optima, a row a quantity, with Student's t intervals.
+    """Power laws of the measured optima, a row per quantity, with Student's t intervals.
 
     Parameters
     ----------

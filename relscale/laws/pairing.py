@@ -77,14 +77,14 @@ def check_points(rows: pd.DataFrame, columns: Columns) -> None:
             if column in (columns.weights, columns.stderr):
                 why = f"{column} must be positive"
             raise UserError(
-                f"{column} of group {rows[columns.group].iloc[where[0]]!r}, row {where[0]} ({len(where)} in all): "
+                f"{column} of group {rows[columns.group].iloc[where[0]]!r}, row {where[0]} (from 0; {len(where)} in all): "
                 f"{values[where[0]]:g} has no logarithm: {why}"
             )
     keys = (columns.group, columns.run, columns.seed, columns.member, columns.family)
     for column in (c for c in keys if c is not None):
         if rows[column].isna().any():
             raise UserError(
-                f"{column}, row {int(rows[column].isna().argmax())}: empty: fill or drop it"
+                f"{column}, row {int(rows[column].isna().argmax())} (from 0): empty: fill or drop it"
             )
 
 
@@ -114,8 +114,9 @@ def _pairing_column(
             if (
                 name in rows
                 and not rows[name].isna().any()
-                and frame.assign(_by=rows[name]).groupby("_by")["_scale"].nunique().max() > 1
-            ):
+                and rows.groupby(name)[columns.scale].nunique().max() > 1
+                and rows.assign(_at=_scales_of_runs(rows, columns, name)[0]).groupby(name)["_at"].nunique().max() > 1
+            ):  # fmt: skip
                 return name, [
                     f"runs stand at several {columns.scale} by their column {name}: the run is the unit"
                 ]
@@ -135,7 +136,9 @@ def _pairing_column(
             )
     if (same := rows.duplicated()).any():
         at = int(np.flatnonzero(same)[0])
-        raise UserError(f"row {at} stands once more, alike in every column: drop the repeat")
+        raise UserError(
+            f"row {at} (from 0) stands once more, alike in every column: drop the repeat"
+        )
     counts = frame.value_counts().groupby("_scale")
     if (counts.min() != counts.max()).any():
         at = counts.min().index[(counts.min() != counts.max()).to_numpy()][0]
@@ -149,11 +152,71 @@ def _pairing_column(
         f"up to {count} rows of a group and {columns.scale} were averaged: no column says which are of one run"
     ]
 
+# %% ../../nbs/laws/15_pairing.ipynb #407ca401
+_CLOSE = 0.02  # relative: closer scales of one run are one that was counted twice
+
+
+def _is_ragged(rows: pd.DataFrame, columns: Columns, by: str, scales: np.ndarray) -> bool:
+    """Whether some point of a run and scale lacks a group that others have."""
+    owner = rows[columns.group].map(str)
+    if columns.member:
+        owner = owner + "\0" + rows[columns.member].map(str)
+    at = [rows[c].to_numpy() for c in (by, columns.family) if c is not None]
+    return bool((owner.groupby([*at, scales]).nunique() < owner.nunique()).any())
+
+
+def _scales_of_runs(rows: pd.DataFrame, columns: Columns, by: str) -> tuple[np.ndarray, list[str]]:
+    """Scales, those of a run that lie close as one where no group stands twice then; and a note on what was joined."""
+    exact = rows[columns.scale].to_numpy(float)
+    keys = [c for c in (by, columns.group, columns.member, columns.family) if c is not None]
+    near = rows[list(dict.fromkeys(keys))].assign(_near=exact, _exact=exact)
+    for places in near.groupby(by, sort=False).indices.values():
+        near.iloc[places, -2] = match_scales(exact[places], _CLOSE)
+    twice = near.duplicated(["_near", *keys])  # checkpoints that lie as close stay apart
+    apart = twice.groupby([near[by], near["_near"]]).transform("any").to_numpy()
+    scales = np.where(apart, exact, near["_near"])
+    span = near[~apart].groupby([by, "_near"])["_exact"].agg(["min", "max"])
+    widest = float((span["max"] / span["min"]).max() - 1) if len(span) else 0.0
+    said = f"{columns.scale} of groups of one run differ by up to {100 * widest:.1g} %: their mean was taken"
+    return match_scales(scales), [said] if widest > 1e-3 else []
+
+
+def _pairing_that_helps(rows: pd.DataFrame, columns: Columns) -> str | None:
+    """A column of runs by which all rows pair, where by their scales they do not."""
+    points = rows.assign(_all=0)
+    if not _is_ragged(points, columns, "_all", match_scales(rows[columns.scale].to_numpy(float))):
+        return None
+    there = (c for c in _RUNS if c in rows and not rows[c].isna().any())
+    return next(
+        (
+            c
+            for c in there
+            if not _is_ragged(rows, columns, c, _scales_of_runs(rows, columns, c)[0])
+        ),
+        None,
+    )
+
+
+def _near_scales(series: pd.Series, scale: str) -> str:
+    """What to do about a group whose scales lie beside those of others; empty where they lie apart."""
+    own, lost = (np.log(series.index[mask].get_level_values("scale").to_numpy(float)) for mask in (series.notna(), series.isna()))  # fmt: skip
+    apart = np.abs(lost[:, None] - own).min(axis=1) if len(own) else np.array([np.inf])
+    if apart.max() > _CLOSE:
+        return ""
+    return (
+        f"it has rows within {100 * np.expm1(apart.max()):.1g} % of them: "
+        f"if they are of the same runs, name the column that tells runs by run=, or write one {scale} for each run"
+    )
+
 # %% ../../nbs/laws/15_pairing.ipynb #06b43eb0
 def _keyed(rows: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, str | None, list[str]]:
     """Group, member, scale, run, family, log error, variance and weight of every row; what pairs them; and notes."""
-    scales = match_scales(rows[columns.scale].to_numpy(float))
+    exact = rows[columns.scale].to_numpy(float)
+    scales = match_scales(exact)
     by, notes = _pairing_column(rows, columns, scales)
+    if by is not None and _is_ragged(rows, columns, by, scales):
+        scales, said = _scales_of_runs(rows, columns, by)
+        notes += said
     logs = np.log(rows[columns.error].to_numpy(float))
     frame = pd.DataFrame({
         "group": rows[columns.group].to_numpy(), "scale": scales, "log_error": logs,
@@ -182,7 +245,7 @@ def _keyed(rows: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, str | No
 
 
 def _wide(frame: pd.DataFrame, column: str, columns: Columns) -> pd.DataFrame:
-    """One column a group and member, points in order of scale; or a UserError that names what is missing."""
+    """One column per group and member, points in order of scale; or a UserError that names what is missing."""
     index, names = ["scale", "family", "run"], ["group", "member"]
     wide = frame.pivot(index=index, columns=names, values=column).sort_index().sort_index(axis=1)
     if wide.isna().any(axis=None):
@@ -192,8 +255,9 @@ def _wide(frame: pd.DataFrame, column: str, columns: Columns) -> pd.DataFrame:
         named = columns.run or columns.seed
         keys = [str(run) if named else f"{scale:.4g}" for scale, _, run in lost]
         what = named or columns.scale
+        near = "" if named else _near_scales(wide[(group, member)], columns.scale)
         raise UserError(
-            f"{who} has no row at {what} {', '.join(keys)}: add it, or drop that {what} for all"
+            f"{who} has no row at {what} {', '.join(keys)}: {near or f'add it, or drop that {what} for all'}"
         )
     return wide
 
@@ -259,6 +323,10 @@ def pair_points(rows: pd.DataFrame, columns: Columns) -> Pairs:
     """
     check_points(rows, columns)
     frame, by, notes = _keyed(rows, columns)
+    if by is None and (name := _pairing_that_helps(rows, columns)):
+        raise UserError(
+            f"groups of one run differ a little in {columns.scale}, so no {columns.scale} has all of them: pair them by their run with run={name!r}"
+        )
     doubts = _check_members(frame, columns)
     wide = _wide(frame, "log_error", columns)
     points = wide.index.to_frame(index=False)[["scale", "run", "family"]]

@@ -195,7 +195,7 @@ class PowerPlan(Result):
     level: float = 0.95
 
     def summary(self) -> pd.DataFrame:
-        """One row a slope and design: delta_beta, num_budgets, num_sizes, num_seeds, num_runs, sigma, power, minimum_detectable, enough."""
+        """One row per slope and design: delta_beta, num_budgets, num_sizes, num_seeds, num_runs, sigma, power, minimum_detectable, enough."""
         return self.table.copy()
 
     def best(self) -> pd.DataFrame:

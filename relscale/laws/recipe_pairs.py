@@ -88,7 +88,7 @@ class RecipePairs(Record):
 
 # %% ../../nbs/laws/33_recipe_pairs.ipynb #a43e5c1b
 def _wide(rows: pd.DataFrame, scales: np.ndarray, columns: Columns, name: str) -> pd.DataFrame:
-    """Log errors of one recipe: a row a scale and seed, a column a group."""
+    """Log errors of one recipe: a row per scale and seed, a column per group."""
     frame = pd.DataFrame({
         "group": rows[columns.group].to_numpy(), "scale": scales,
         "seed": rows[columns.seed].to_numpy() if columns.seed else 0,
@@ -143,7 +143,7 @@ def pair_recipes(
     Parameters
     ----------
     old, new
-        Long tables, one row a group and run; errors are positive, lower is better.
+        Long tables, one row per group and run; errors are positive, lower is better.
     columns
         Names of group, scale, error and, where there is one, seed.
     names

@@ -53,7 +53,7 @@ class RecipeComparison(Result):
     doubts: tuple[str, ...]
 
     def summary(self) -> pd.DataFrame:
-        """One row a group, the columns of `SUMMARY`; the macro mean, where there is one, stands first."""
+        """One row per group, the columns of `SUMMARY`; the macro mean, where there is one, stands first."""
         return self.table.copy()
 
     def changes(self) -> pd.DataFrame:
@@ -188,7 +188,7 @@ def compare(
     Parameters
     ----------
     a, b
-        Tables of the old and of the new recipe, one row a group and run, or files that `read_points` reads. Without
+        Tables of the old and of the new recipe, one row per group and run, or files that `read_points` reads. Without
         b, one table with a column of recipes.
     recipe, old, new
         That column, and which of its values are compared; with two tables old and new are their names.

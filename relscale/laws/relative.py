@@ -104,7 +104,7 @@ class RelativeFit(_RelativeRecord):
     """
 
     def summary(self) -> pd.DataFrame:
-        """One row a group, the columns of `SUMMARY`."""
+        """One row per group, the columns of `SUMMARY`."""
         return self.table.copy()
 
     def predict(self, scale: Sequence[float] | float) -> pd.DataFrame:
@@ -118,7 +118,7 @@ class RelativeFit(_RelativeRecord):
         return _compare(self, pairs)
 
     def joint(self) -> pd.DataFrame:
-        """Whether the groups differ at all in their exponents, baseline included: one row a test, with P and words."""
+        """Whether the groups differ at all in their exponents, baseline included: one row per test, with P and words."""
         return joint_tests(self.pairs, self.shared, self.level, self.columns.member)
 
     @cached_property
@@ -316,7 +316,7 @@ def fit_relative(
     Parameters
     ----------
     rows
-        Long frame, one row a group and point. Errors are positive, lower is better, all in one unit.
+        Long frame, one row per group and point. Errors are positive, lower is better, all in one unit.
     baseline
         The group that every other is divided by.
     group, scale, error

@@ -254,7 +254,7 @@ class World:
 
 # %% ../../nbs/laws/03_simulate.ipynb #03203ff3
 def oracle_stderr(world: World) -> pd.DataFrame:
-    """Standard errors of one who knows the structure, the variances and the floors of a world: a row a group.
+    """Standard errors of one who knows the structure, the variances and the floors of a world: a row per group.
 
     Columns: slope (of the law), these (of the kept luck of this suite); and where rows are held for them law,
     new and far: of log G of the law at the new run's scale, of a new run there, and of one far beyond.

@@ -294,7 +294,7 @@ def fit_chinchilla(
     Parameters
     ----------
     rows
-        One row a run: at least 6, with at least three different sizes and token counts.
+        One row per run: at least 6, with at least three different sizes and token counts.
     params, tokens, error
         Names of the columns, all positive; a loss in any unit.
     objective

@@ -24,7 +24,7 @@ from ..tables import axis_label
 # %% ../../nbs/laws/31_tokens_and_size.ipynb #c831ed87
 @dataclass(frozen=True)
 class DesignCondition(Record):
-    """How well runs tell size from tokens: of log size and log tokens, one row a run."""
+    """How well runs tell size from tokens: of log size and log tokens, one row per run."""
 
     num_runs: int
     num_sizes: int
@@ -96,7 +96,7 @@ def design_condition(
     Parameters
     ----------
     runs
-        One row a run. Rows alike in size and tokens count as often as they stand.
+        One row per run. Rows alike in size and tokens count as often as they stand.
     size, tokens
         Names of the columns, in parameters and tokens.
 
@@ -194,7 +194,7 @@ class TokensAndSizeFit(Result):
     condition: DesignCondition
 
     def summary(self) -> pd.DataFrame:
-        """One row a group: exponents of size, tokens and compute with intervals and P, and in words."""
+        """One row per group: exponents of size, tokens and compute with intervals and P, and in words."""
         return self.table.copy()
 
     def predict(self, size: Sequence[float] | float, tokens: Sequence[float] | float) -> pd.DataFrame:  # fmt: skip
@@ -308,7 +308,7 @@ def _plot_plane(fit: TokensAndSizeFit, ax):
 
 # %% ../../nbs/laws/31_tokens_and_size.ipynb #c5c81b92
 def _wide(rows: pd.DataFrame, columns: Columns, size: str, kept: Sequence[str]) -> pd.DataFrame:
-    """Log errors, one column a group, indexed by run, size, tokens and what else repeats."""
+    """Log errors, one column per group, indexed by run, size, tokens and what else repeats."""
     keys = list(dict.fromkeys([*([columns.run] if columns.run else []), size, columns.scale, *kept]))  # fmt: skip
     twice = rows.duplicated([*keys, columns.group])
     if twice.any():
@@ -363,7 +363,7 @@ def fit_tokens_and_size(
     Parameters
     ----------
     rows
-        Long frame, one row a group and point. Errors are positive, lower is better, all in one unit.
+        Long frame, one row per group and point. Errors are positive, lower is better, all in one unit.
     baseline
         The group that every other is divided by.
     group, size, tokens, error

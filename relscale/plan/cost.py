@@ -221,7 +221,7 @@ def _sentence(cost: CostEstimate) -> str:
     )
     if cost.not_held:
         said += (
-            f"; {len(cost.not_held)} of {len(rows)} runs are held by no number of these devices, such as {cost.not_held[0]}: "
+            f"; {len(cost.not_held)} of {len(rows)} runs do not fit on any number of these devices, such as {cost.not_held[0]}: "
             "choose sharding fsdp, remat block or fused_attention, or a chip of more memory"
         )
     if slow := (rows["most_utilisation"] < cost.utilisation).sum():

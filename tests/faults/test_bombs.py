@@ -56,7 +56,7 @@ def test_a_text_in_csv_is_no_formula_and_comes_back(tmp_path_factory, texts):
 @pytest.mark.parametrize("name", ["\x1b[31mred", "a\nb", "a\0b", "a\u202eb", "x" * 201])
 def test_names_that_a_terminal_obeys_are_refused(name):
     rows = pd.DataFrame({"group": ["a", name], "train_flops": [1e18, 1e18], "value": [1.0, 1.0]})
-    with pytest.raises(UserError, match="rows.group, row 1: .*: rename it") as caught:
+    with pytest.raises(UserError, match="rows.group, row 1 .from 0.: .*: rename it") as caught:
         validate_rows(rows)
     assert plain_text(str(caught.value)) == str(caught.value)
     assert len(validate_rows(rows.assign(group=["a", "日本語 naïve (β)"]))) == 2
