@@ -124,6 +124,9 @@ def carry_tables(store: Path) -> None:
     for kind in ("pages", "lines"):
         held = {d: store.parent / "items" / f"{d}-{kind}" for d in text["domain"]}
         words = {d: [p.read_text().split() for p in sorted(f.iterdir())] for d, f in held.items()}
+        text[f"{kind}_bytes"] = [
+            sum(p.stat().st_size for p in held[d].iterdir()) for d in text["domain"]
+        ]
         text[f"{kind}_words"] = [sum(map(len, words[d])) for d in text["domain"]]
         same = sum(
             block.size
