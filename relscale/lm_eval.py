@@ -258,6 +258,11 @@ def _called(model: dict) -> list[str]:
     return [name, name.rstrip("/").rpartition("/")[2], *model.get("also", ())]
 
 
+def _one_model(name: str, other: str) -> bool:
+    """Whether two names differ by what stands before them at most, such as hf/org/a and org/a."""
+    return f"/{name}".endswith(f"/{other}") or f"/{other}".endswith(f"/{name}")
+
+
 def _run_ids(models: list[dict], runs, files: list[str]) -> list[str]:
     """The run_id of each file's model."""
     known = (
@@ -280,7 +285,11 @@ def _run_ids(models: list[dict], runs, files: list[str]) -> list[str]:
             found.append(known[key])
         elif (key := next((n for n in names if n in known), None)) and (
             other := next(
-                (o["model"] for o in models if o["model"] not in (name, key) and key in _called(o)),
+                (
+                    o["model"]
+                    for o in models
+                    if o["model"] != key and key in _called(o) and not _one_model(name, o["model"])
+                ),
                 None,
             )
         ):
