@@ -194,3 +194,18 @@ def test_the_compiler_of_nvidia_takes_a_step():
     assert row["error"] is None and (row["devices"], row["kernel"]) == (2, "cudnn")
     assert 6 * row["num_params"] < row["state_bytes"] < 6.2 * row["num_params"]
     assert row["sent_bytes"] > 0
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.5, True), (3.0, False)])
+def test_seconds_that_beat_the_peak_are_no_bound(share, told):
+    """A compiler that counts a loop's body once gives seconds in which no chip could do the work."""
+    from relscale.plan.recipes import SMALL, plan_isoflop
+
+    runs, target = (
+        list(plan_isoflop([2.4e10], SMALL, min_sizes=1).runs)[:1],
+        find_target("v5p:2x2x1"),
+    )
+    whole = module._row(0, runs, target, 1, {"seconds": 1.0})["utilisation_bound"]
+    row = module._row(0, runs, target, 1, {"seconds": whole / share})
+    assert (row["seconds"] is not None) is told
+    assert (row["utilisation_bound"] == pytest.approx(share)) is told

@@ -163,6 +163,8 @@ def _row(number: int, runs: list[RunSpec], target: Target, count: int | None, fa
     bound = (
         flops / (count * seconds * target.chip.bfloat16_flops) if count and seconds else math.nan
     )
+    # The compiler counts the body of a loop once: seconds that would beat the chip's peak say nothing of the run.
+    seconds, bound = (seconds, bound) if not bound > 1 else (None, math.nan)
     return {
         "shape": number, "run_ids": " ".join(r.run_id for r in runs), "runs": len(runs),
         "num_params": param_counts(run.model)["total"], "batch_size": run.batch_size, "seq_len": run.seq_len,
@@ -208,7 +210,7 @@ def preflight_plan(
     -------
     Preflight
         Rows of shape, run_ids, runs, num_params, batch_size, seq_len, devices (fewest that hold it), memory_bytes,
-        state_bytes, seconds (a step, by the compiler), utilisation_bound (model FLOPs over peak), kernel (of attention),
+        state_bytes, seconds (a step, by the compiler), utilisation_bound (model FLOPs over peak; empty where the compiler counts a loop once, so that its seconds beat the peak), kernel (of attention),
         collective_bytes, sent_bytes (leave each device), error.
 
     Raises
