@@ -389,7 +389,7 @@ def _fit(
     adjusted = (
         max_t(shared.coordinates, seed=seed) if adjust == "max_t" else adjust_p(found[2], adjust)
     )
-    told = (*pairs.doubts, *doubts_of(pairs, shared, baseline))
+    told = (*pairs.doubts, *doubts_of(pairs, shared, y, treatments, baseline, level))
     if run_sigma is not None and (lacking := [n for n in treatments if n not in run_sigma]):
         raise UserError(f"run_sigma lacks {lacking[0]!r}: give every group one, or none")
     ratios = _ratios(pairs, y, names, columns.scale)
