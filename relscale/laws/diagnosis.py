@@ -319,9 +319,9 @@ def _why(row: pd.Series, resolved: bool, scale: str) -> str:
         "bent": f"the rate goes from {low} per tenfold {unit} at the small end to {high} at the large end ({chance}).",
         "broken": f"the rate changes from {_rate(row['slope_below'])} to {_rate(row['slope_above'])} per tenfold {unit} near "
         f"{_short(row['break_at'])} ({chance}).",
-        "one budget carries it": f"the budget {_short(row['off_budget'])} is off the line ({chance}), and without it the verdict on the "
+        "one budget carries it": f"the budget {_short(row['off_budget'])} is off the line ({chance} of a straight law), and without it the verdict on the "
         "rate is another.",
-        "one budget stands off": f"the budget {_short(row['off_budget'])} is off the line ({chance}); the verdict on the rate stands without it.",
+        "one budget stands off": f"the budget {_short(row['off_budget'])} is off the line ({chance} of a straight law); the verdict on the rate stands without it.",
     }[row["status"]]
     if row["status"] in _QUIET:
         rate = "differs from the baseline's" if resolved else "cannot be told from the baseline's"

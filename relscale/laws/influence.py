@@ -134,6 +134,8 @@ class Influence(Result):
         verdict_rate, carries
             The verdict on the exponent without it, by the error bar of the whole fit; and whether that takes the verdict
             away or turns it.
+        verdict_refitted
+            The verdict of a fit without it, whose error bar is without its scatter too; of things that stand out alone.
         """
         return self.table.copy()
 
@@ -199,14 +201,20 @@ def find_influence(
     for what, name, owner, rest in _without(pairs):
         shared = _lines(rest, names, baseline, whole)
         verdict = np.sign(shared.slope) * (np.abs(shared.slope) >= least)
+        alone = [chance.get((what, name, g), chance.get((what, name), np.nan)) for g in names]
+        anew = None  # a fit with an error bar of its own, where something stands out
+        if np.nanmin([*alone, 1.0]) < 1 - level:
+            anew = _verdicts(_lines(rest, names, baseline), level, adjust)[0]
         for i, own in enumerate(names):
             if owner not in (None, own, baseline):
                 continue
+            refitted = _VERDICT[int(anew[i])] if anew is not None and alone[i] < 1 - level else ""
             rows.append({
                 group: own, "what": what, "name": name, "of": owner, "delta_beta": shared.slope[i],
                 "shift": (shared.slope[i] - whole.slope[i]) / whole.stderr[i],
-                "p_outlier": chance.get((what, name, own), chance.get((what, name), np.nan)),
+                "p_outlier": alone[i],
                 "verdict_rate": _VERDICT[int(verdict[i]) if stand[i] else 0], "carries": bool(stand[i] and verdict[i] != stand[i]),
+                "verdict_refitted": refitted,
             })  # fmt: skip
     columns = [
         group,
@@ -218,6 +226,7 @@ def find_influence(
         "p_outlier",
         "verdict_rate",
         "carries",
+        "verdict_refitted",
     ]
     table = pd.DataFrame(rows, columns=columns)
     table.insert(7, "outlying", table["p_outlier"] < 1 - level)
@@ -267,11 +276,11 @@ def _in_words(influence: Influence, group: object) -> str:
     out = own[own["outlying"]].sort_values("p_outlier")
     if len(out):
         row = out.iloc[0]
-        then = (
-            f"without it the verdict is {row['verdict_rate']}"
-            if row["carries"]
-            else "the verdict stands without it"
-        )
+        then = "the verdict stands without it"
+        if row["carries"]:
+            then = f"without it the verdict is {row['verdict_rate']}"
+        elif row["verdict_refitted"] != row["verdict_rate"]:
+            then = f"a fit without it says {row['verdict_refitted']}"
         return f"{_short(row['what'], row['name'])} stands out (P {max(row['p_outlier'], 1e-12):.2g}): {then}"
     carried = own[own["carries"]]
     if carried.empty:
