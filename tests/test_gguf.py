@@ -2,8 +2,10 @@
 
 import dataclasses
 import importlib.util
+import io
 import json
 import math
+import random
 import struct
 
 import equinox as eqx
@@ -21,7 +23,8 @@ from relscale.model.gguf import config_of_gguf, load_gguf, read_gguf, read_tenso
 from relscale.model.hf_config import FAMILIES, config_of_spec, family_of, spec_of_config
 from relscale.model.open import open_model
 from relscale.plan.spec import ModelSpec, RopeScaling
-from relscale.text.tokenizer import token_num_bytes, train_tokenizer
+from relscale.text.embedded import embedded_readers
+from relscale.text.tokenizer import text_token_bytes, token_num_bytes, train_tokenizer
 
 SHAPE = {
     "hidden": 64,
@@ -411,3 +414,78 @@ def test_smollm2_gives_the_numbers_that_it_gave():
     assert [f.is_greedy for f in found] == [True, False]
     values = [f.log_likelihood for f in found]
     assert values == pytest.approx([-0.25808334, -4.38435364], abs=1e-3)
+
+
+PIECES = {
+    "with a space before": {"add_dummy_prefix": True},
+    "as it is": {"add_dummy_prefix": False, "user_defined_symbols": ["\n\n", "▁▁", "<b>"]},
+}
+
+
+def write_pieces(path, how, **fields):
+    """A SentencePiece model, learnt by its own library, and a file of it as llama.cpp writes one."""
+
+    import sentencepiece
+
+    verses = [read() for _, read in sorted(embedded_readers("bible").items())[:150]]
+    learnt = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=(line for text in verses for line in text.split("\n") if line), model_writer=learnt,
+        vocab_size=1500, model_type="bpe", byte_fallback=True, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, minloglevel=2, **how,
+    )  # fmt: skip
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=learnt.getvalue())
+    ids, user = range(theirs.get_piece_size()), set(how.get("user_defined_symbols", ()))
+    pieces = [theirs.id_to_piece(i) for i in ids]
+    kinds = [
+        2 if theirs.is_unknown(i) else 3 if theirs.is_control(i) else 6 if theirs.is_byte(i) else 4 if pieces[i] in user else 1
+        for i in ids
+    ]  # fmt: skip
+    out = gguf.GGUFWriter(path, "gemma2")
+    out.add_tokenizer_model("llama")
+    out.add_tokenizer_pre("default")
+    out.add_token_list(pieces)
+    out.add_token_scores([theirs.get_score(i) for i in ids][: fields.get("num_scores")])
+    out.add_token_types(kinds)
+    out.add_add_space_prefix(how["add_dummy_prefix"])
+    out.add_bos_token_id(theirs.bos_id())
+    if fields.get("charsmap"):
+        out.add_precompiled_charsmap(b"abc")
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.close()
+    return read_gguf(path), theirs
+
+
+@pytest.mark.parametrize("how", PIECES)
+def test_pieces_are_cut_as_sentencepiece_cuts_them(tmp_path, how):
+    """The tokens of the library that learnt them, on text, on runs of spaces and on random strings; and the text's bytes."""
+    file, theirs = write_pieces(tmp_path / "m.gguf", PIECES[how])
+    ours = tokenizer_of_gguf(file)
+    count, rng = text_token_bytes(ours), random.Random(0)
+    texts = [read() for _, read in sorted(embedded_readers("bible").items())[400:420]]
+    texts += [
+        "",
+        " ",
+        "  two   spaces\n\n\nand <b>",
+        " x",
+        "naïve 起初 🙂\t1984",
+        "aaaa aaaaaa",
+        "</s><s>",
+    ]
+    texts += [
+        "".join(rng.choice("aab c\nthe é") for _ in range(rng.randrange(30))) for _ in range(500)
+    ]
+    for text in texts:
+        ids = ours.encode(text, add_special_tokens=False).ids
+        assert ids == theirs.encode(text)
+        if "</s>" not in text:
+            assert count(text, ids).sum() == len(text.encode())
+    assert ours.encode("a").ids[0] == theirs.bos_id()
+
+
+@pytest.mark.parametrize("fields, message", [({"num_scores": 9}, "9 scores"), ({"charsmap": 1}, "changes texts")])  # fmt: skip
+def test_pieces_that_do_not_fit_are_refused(tmp_path, fields, message):
+    file, _ = write_pieces(tmp_path / "m.gguf", PIECES["as it is"], **fields)
+    with pytest.raises(UserError, match=message):
+        tokenizer_of_gguf(file)

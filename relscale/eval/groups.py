@@ -338,17 +338,17 @@ def encode_documents(
     documents: Sequence[Document], opened: "OpenModel"
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Tokens and their bytes of each document, after the start token."""
-    from relscale.text.tokenizer import token_num_bytes
+    from relscale.text.tokenizer import text_token_bytes
 
-    num_bytes = token_num_bytes(opened.tokenizer)
+    count = text_token_bytes(opened.tokenizer)
     for document in documents:
         ids = opened.tokenizer.encode(document.text, add_special_tokens=False).ids
-        sizes = num_bytes[np.array(ids, int)].astype(np.int64)
-        if sizes.sum() != document.num_bytes:
+        try:
+            sizes = count(document.text, ids)
+        except ValueError as error:
             raise UserError(
-                f"{document.domain}, {document.name}: tokens stand for {sizes.sum()} bytes, the text has "
-                f"{document.num_bytes}; the tokenizer changes the text: normalise it (NFC) first"
-            )
+                f"{document.domain}, {document.name}: {error}; normalise it (NFC) first"
+            ) from None
         yield np.array([opened.start_token, *ids], np.int64), np.array([0, *sizes])
 
 # %% ../../nbs/eval/07_groups.ipynb #c10bbe73

@@ -164,7 +164,9 @@ class _BytesAfter:
         if start >= len(ids):
             return 0
         if self._sizes is not None:
-            return int(self._sizes[list(ids[start:])].sum())
+            covered = int(self._sizes[list(ids[start:])].sum())
+            # some put a space before a text, which is not the text's own
+            return min(covered, len(text.encode()))
         begin, _ = self._tokenizer.encode(text, add_special_tokens=False).offsets[start]
         return len(text[begin:].encode())
 

@@ -447,55 +447,132 @@ def _pre_tokenizer(rule: str):
     return pre_tokenizers.Sequence([first, bytes_of])
 
 # %% ../../nbs/model/09_gguf.ipynb #1ef902fc
-_NORMAL, _UNKNOWN, _CONTROL, _USER = 1, 2, 3, 4  # kinds of tokens
+_NORMAL, _UNKNOWN, _CONTROL, _USER, _BYTE = 1, 2, 3, 4, 6  # kinds of tokens
 
 
-def _token_lists(file: GgufFile) -> tuple[list[str], list[tuple[str, str]], list[int]]:
-    """Tokens, merges and kinds of tokens, found to fit together."""
+def _tokens_and_kinds(file: GgufFile) -> tuple[list[str], list[int]]:
+    """Tokens and their kinds, found to fit together."""
     path, fields = file.path, file.fields
-    model, rule = (fields.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
-    if model != "gpt2" or not isinstance(rule, str) or rule not in _RULES:
-        raise UserError(
-            f"{path}: tokenizer {model!r:.40} with rule {rule!r:.40}; read are byte-level 'gpt2' with "
-            f"{', '.join(_RULES)}: give the model's tokenizer.json"
-        )
-    tokens, merges = (fields.get(f"tokenizer.ggml.{key}") for key in ("tokens", "merges"))
-    if not all(isinstance(v, list) for v in (tokens, merges)) or len(set(tokens)) < len(tokens):
-        raise UserError(f"{path}: no list of merges and of tokens that differ; fetch it again")
-    pairs = [tuple(merge.split(" ")) for merge in merges]
-    known = set(tokens)
-    if odd := [p for p in pairs if len(p) != 2 or not {*p, "".join(p)} <= known]:
-        raise UserError(f"{path}: merge {odd[0]!r:.60} is not of its tokens; fetch it again")
+    tokens = fields.get("tokenizer.ggml.tokens")
+    if (
+        not isinstance(tokens, list)
+        or not all(isinstance(t, str) for t in tokens)
+        or len(set(tokens)) < len(tokens)
+    ):
+        raise UserError(f"{path}: no list of tokens that differ; fetch it again")
     kinds = np.asarray(fields.get("tokenizer.ggml.token_type", np.full(len(tokens), _NORMAL)))
     if kinds.shape != (len(tokens),):
         raise UserError(f"{path}: {len(tokens)} tokens and {kinds.size} kinds; fetch it again")
-    return tokens, pairs, kinds.tolist()
+    return tokens, kinds.tolist()
 
 
+def _listed_merges(file: GgufFile, tokens: list[str]) -> list[tuple[str, str]]:
+    """The merges of a byte-level tokenizer."""
+    merges = file.fields.get("tokenizer.ggml.merges")
+    if not isinstance(merges, list):
+        raise UserError(f"{file.path}: no list of merges; fetch it again")
+    pairs = [tuple(str(merge).split(" ")) for merge in merges]
+    known = set(tokens)
+    if odd := [p for p in pairs if len(p) != 2 or not {*p, "".join(p)} <= known]:
+        raise UserError(f"{file.path}: merge {odd[0]!r:.60} is not of its tokens; fetch it again")
+    return pairs
+
+
+def _merges_of_scores(file: GgufFile, tokens: list[str], kinds: list[int]) -> list[tuple[str, str]]:
+    """Every cut of a piece in two pieces, those of the best piece first; of one piece, those that come first in the file."""
+    scores = np.asarray(file.fields.get("tokenizer.ggml.scores", []), np.float64)
+    if scores.shape != (len(tokens),) or not np.isfinite(scores).all():
+        raise UserError(
+            f"{file.path}: {len(tokens)} tokens and {scores.size} scores; fetch it again"
+        )
+    place = {
+        t: i
+        for i, (t, kind) in enumerate(zip(tokens, kinds, strict=True))
+        if kind in (_NORMAL, _USER)
+    }
+    merges = []
+    for piece, i in place.items():
+        if kinds[i] != _NORMAL:
+            continue
+        for cut in range(1, len(piece)):
+            left, right = place.get(piece[:cut]), place.get(piece[cut:])
+            if left is not None and right is not None:
+                merges.append((-scores[i], i, left, right))
+    return [(tokens[left], tokens[right]) for *_, left, right in sorted(merges)]
+
+# %% ../../nbs/model/09_gguf.ipynb #c7d1b40e
+def _byte_level(file: GgufFile, tokens: list[str], kinds: list[int]):
+    """GPT-2's kind of tokenizer."""
+    from tokenizers import Tokenizer, decoders, models
+
+    rule = file.fields["tokenizer.ggml.pre"]
+    merges, vocab = _listed_merges(file, tokens), {token: i for i, token in enumerate(tokens)}
+    whole = rule == "llama-bpe"  # a word that is a token is one, whatever the merges make of it
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=whole))
+    tokenizer.pre_tokenizer = _pre_tokenizer(_RULES[rule])
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def _of_pieces(file: GgufFile, tokens: list[str], kinds: list[int]):
+    """SentencePiece's kind: a space is a letter, and what has no piece becomes bytes."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+
+    fields, path = file.fields, file.path
+    if (
+        fields.get("tokenizer.ggml.remove_extra_whitespaces", False)
+        or "tokenizer.ggml.precompiled_charsmap" in fields
+    ):
+        raise UserError(f"{path}: its tokenizer changes texts; give the model's tokenizer.json")
+    missing = {f"<0x{i:02X}>" for i in range(256)} - set(tokens)
+    unknown = [t for t, kind in zip(tokens, kinds, strict=True) if kind == _UNKNOWN]
+    if missing or len(unknown) != 1:
+        raise UserError(
+            f"{path}: a tokenizer of pieces without all 256 bytes and one unknown token; give the model's tokenizer.json"
+        )
+    vocab, merges = (
+        {token: i for i, token in enumerate(tokens)},
+        _merges_of_scores(file, tokens, kinds),
+    )
+    bpe = models.BPE(
+        vocab=vocab, merges=merges, unk_token=unknown[0], fuse_unk=True, byte_fallback=True
+    )
+    tokenizer, before = Tokenizer(bpe), fields.get("tokenizer.ggml.add_space_prefix", True)
+    space = normalizers.Replace(" ", "\u2581")
+    both = normalizers.Sequence([normalizers.Prepend("\u2581"), space])
+    tokenizer.normalizer = both if before else space
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence([*steps, decoders.Strip(" ", 1, 0)] if before else steps)
+    return tokenizer
+
+# %% ../../nbs/model/09_gguf.ipynb #5ad07f38
 def tokenizer_of_gguf(file: GgufFile):
-    """The `tokenizers.Tokenizer` that a GGUF file describes, byte-level BPE.
+    """The `tokenizers.Tokenizer` that a GGUF file describes: byte-level BPE, or pieces as SentencePiece's BPE.
 
     Raises
     ------
     UserError
         The tokenizer is of another kind, or names a rule for words that is not known here.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, processors
+    from tokenizers import AddedToken, processors
 
-    tokens, merges, kinds = _token_lists(file)
-    rule = file.fields["tokenizer.ggml.pre"]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    whole = rule == "llama-bpe"  # a word that is a token is one, whatever the merges make of it
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=whole))
-    tokenizer.pre_tokenizer = _pre_tokenizer(_RULES[rule])
-    tokenizer.decoder = decoders.ByteLevel()
+    model, rule = (file.fields.get(f"tokenizer.ggml.{key}") for key in ("model", "pre"))
+    of_pieces = model == "llama" and rule in (None, "default")
+    if not of_pieces and (model != "gpt2" or not isinstance(rule, str) or rule not in _RULES):
+        raise UserError(
+            f"{file.path}: tokenizer {model!r:.40} with rule {rule!r:.40}; read are SentencePiece's, 'llama', and byte-level "
+            f"'gpt2' with {', '.join(_RULES)}: give the model's tokenizer.json"
+        )
+    tokens, kinds = _tokens_and_kinds(file)
+    tokenizer = (_of_pieces if of_pieces else _byte_level)(file, tokens, kinds)
     named = list(zip(tokens, kinds, strict=True))
     tokenizer.add_special_tokens([t for t, kind in named if kind in (_UNKNOWN, _CONTROL)])
-    tokenizer.add_tokens(
-        [AddedToken(t, special=False, normalized=False) for t, kind in named if kind == _USER]
-    )
+    # such a token may hold spaces, which are written as letters by then, unless one is put before each part of the text
+    normal = of_pieces and not file.fields.get("tokenizer.ggml.add_space_prefix", True)
+    user = [AddedToken(t, special=False, normalized=normal) for t, kind in named if kind == _USER]
+    tokenizer.add_tokens(user)
     first = file.fields.get("tokenizer.ggml.bos_token_id")
-    if file.fields.get("tokenizer.ggml.add_bos_token", False):
+    if file.fields.get("tokenizer.ggml.add_bos_token", of_pieces):
         if type(first) is not int or first >= len(tokens):
             raise UserError(f"{file.path}: token {first!r:.40} is to begin a text; fetch it again")
         tokenizer.post_processor = processors.TemplateProcessing(

@@ -9,8 +9,9 @@ __all__ = ['PACKAGED', 'OpenModel', 'model_fingerprint', 'packaged_model', 'open
 import importlib.util
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -199,6 +200,19 @@ def _check_weights(folder: Path) -> None:
                 )
 
 
+@contextmanager
+def _weights_checked(folder: Path) -> Iterator[None]:
+    """Check the files of a run's weights while they are read; what the check has to say comes before what reading has."""
+    with ThreadPoolExecutor(1) as beside:
+        check = beside.submit(_check_weights, folder)
+        try:
+            yield
+        except UserError:
+            check.result()
+            raise
+        check.result()
+
+
 def _open_run(name: str, tokenizer, dtype: str, window: int | None) -> OpenModel:
     folder = Path(name).resolve()
     if not (folder / "model").is_dir():
@@ -218,8 +232,8 @@ def _open_run(name: str, tokenizer, dtype: str, window: int | None) -> OpenModel
     like = eqx.filter_eval_shape(
         init_model, run.model, key=jax.random.key(0), compute=ComputeSpec(dtype)
     )
-    _check_weights(folder)
-    model = load_model(folder, like)
+    with _weights_checked(folder):
+        model = load_model(folder, like)
     window = _window(name, run.seq_len, window)
     return OpenModel(
         name, jax.tree.map(jnp.asarray, model), tokenizer, window, start, "always", start

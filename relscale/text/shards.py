@@ -34,7 +34,12 @@ from relscale.core import (
     write_atomic,
 )
 from .documents import Document, DocumentsDigest, documents_fingerprint
-from .tokenizer import encode_texts, token_num_bytes, tokenizer_fingerprint
+from relscale.text.tokenizer import (
+    encode_texts,
+    text_token_bytes,
+    token_num_bytes,
+    tokenizer_fingerprint,
+)
 from .tokens import ARRAYS, META, TokenStore, open_store, write_array, write_meta
 
 # %% ../../nbs/text/07_shards.ipynb #3237ed00
@@ -59,7 +64,7 @@ def code_fingerprint() -> str:
     """16 hex digits that change with the code that turns text into tokens, the tokenizers library included."""
     import tokenizers
 
-    sources = [inspect.getsource(f) for f in (encode_texts, token_num_bytes)]
+    sources = [inspect.getsource(f) for f in (encode_texts, token_num_bytes, text_token_bytes)]
     return fingerprint([*sources, tokenizers.__version__])
 
 # %% ../../nbs/text/07_shards.ipynb #8307b1cd

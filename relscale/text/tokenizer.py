@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['END_OF_TEXT', 'MOST_TOKENIZER_BYTES', 'train_tokenizer', 'load_tokenizer', 'save_tokenizer', 'tokenizer_fingerprint',
-           'token_num_bytes', 'encode_texts']
+           'token_num_bytes', 'text_token_bytes', 'encode_texts']
 
 # %% ../../nbs/text/05_tokenizer.ipynb #a914053a
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -100,28 +101,82 @@ def tokenizer_fingerprint(tokenizer) -> str:
     return fingerprint(json.loads(tokenizer.to_str()))
 
 # %% ../../nbs/text/05_tokenizer.ipynb #7d5d5498
+_SPACE = "\u2581"  # how SentencePiece writes a space
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+def _steps(part: dict | None, kind: str) -> list[dict]:
+    """The steps of a normalizer, pre-tokenizer or decoder, whether one or a sequence."""
+    return (part or {}).get(kind, [part] if part else [])
+
+
+def _is_of_pieces(config: dict) -> bool:
+    """Whether tokens are pieces of text with bytes for what is rare, as SentencePiece makes them."""
+    normal = _steps(config.get("normalizer"), "normalizers")
+    cuts = _steps(config.get("pre_tokenizer"), "pretokenizers")
+    turned = any(s.get("type") == "Replace" and s.get("content") == _SPACE for s in normal)
+    turned |= any(s.get("type") == "Metaspace" and s.get("replacement") == _SPACE for s in cuts)
+    return bool(turned and config["model"].get("byte_fallback"))
+
+
 def token_num_bytes(tokenizer) -> np.ndarray:
     """Bytes that each token stands for, int32 of shape [vocab]; special tokens have 0.
 
-    The sum over the tokens of a text is the text's length in UTF-8.
+    The sum over the tokens of a text is the text's length in UTF-8, but for a space that some tokenizers put before
+    it: `text_token_bytes` knows of that.
 
     Raises
     ------
     UserError
-        When the tokenizer is not byte-level, so that its tokens have no fixed number of bytes.
+        When the tokenizer is neither byte-level nor of pieces of text with bytes for what is rare, so that its tokens
+        have no fixed number of bytes.
     """
     config = json.loads(tokenizer.to_str())
-    if (config.get("decoder") or {}).get("type") != "ByteLevel":
+    of_bytes = (config.get("decoder") or {}).get("type") == "ByteLevel"
+    if not of_bytes and not _is_of_pieces(config):
         raise UserError(
-            "tokenizer: not byte-level, so tokens have no fixed number of bytes; use a byte-level BPE"
+            "tokenizer: neither byte-level nor with bytes for rare characters, so tokens have no fixed number of bytes; use a byte-level BPE"
         )
     vocab = _vocabulary(tokenizer)
     num_bytes = np.zeros(max(vocab.values(), default=-1) + 1, np.int32)
     for token, index in vocab.items():
-        num_bytes[index] = len(token)
+        if of_bytes:
+            num_bytes[index] = len(token)
+        else:
+            num_bytes[index] = (
+                1 if _BYTE.fullmatch(token) else len(token.replace(_SPACE, " ").encode())
+            )
     for added in config["added_tokens"]:
-        num_bytes[added["id"]] = 0 if added["special"] else len(added["content"].encode())
+        text = added["content"] if of_bytes else added["content"].replace(_SPACE, " ")
+        single = not of_bytes and _BYTE.fullmatch(text)
+        num_bytes[added["id"]] = 1 if single else 0 if added["special"] else len(text.encode())
     return num_bytes
+
+# %% ../../nbs/text/05_tokenizer.ipynb #2b8d5ce1
+def text_token_bytes(tokenizer) -> Callable[[str, Sequence[int]], np.ndarray]:
+    """A function of a text and its ids: the bytes of the text that each token stands for, int64 of shape [tokens].
+
+    The function raises ValueError, saying why, where the tokens are not those of the text.
+    """
+    sizes = token_num_bytes(tokenizer)
+    of_bytes = (json.loads(tokenizer.to_str()).get("decoder") or {}).get("type") == "ByteLevel"
+
+    def count(text: str, ids: Sequence[int]) -> np.ndarray:
+        found, wanted = sizes[np.array(ids, int)].astype(np.int64), len(text.encode())
+        if not of_bytes:
+            if tokenizer.decode(list(ids), skip_special_tokens=False) != text:
+                raise ValueError(
+                    "its tokens do not give the text back: a character, or the spaces, are changed"
+                )
+            if found.sum() == wanted + 1 and tokenizer.id_to_token(int(ids[0])).startswith(_SPACE):
+                found[0] -= 1  # the space that was put before the text
+        if found.sum() != wanted:
+            raise ValueError(
+                f"tokens stand for {found.sum()} bytes, the text has {wanted}: the tokenizer changes the text"
+            )
+        return found
+
+    return count
 
 # %% ../../nbs/text/05_tokenizer.ipynb #c4a0277f
 def encode_texts(
@@ -134,7 +189,7 @@ def encode_texts(
     names
         What to call a text in an error.
     texts, tokenizer
-        Texts, and a byte-level `tokenizers.Tokenizer` with an end-of-text token.
+        Texts, and a `tokenizers.Tokenizer` whose tokens stand for known bytes, with an end-of-text token.
 
     Returns
     -------
@@ -156,15 +211,17 @@ def encode_texts(
         batch = tokenizer.encode_batch_fast(texts[start : start + 512], add_special_tokens=False)
         encoded += [np.array([separator, *one.ids], np.uint32) for one in batch]
 
-    vocab_bytes = token_num_bytes(tokenizer)
+    count, sizes = text_token_bytes(tokenizer), []
     for name, text, ids in zip(names, texts, encoded, strict=True):
-        if (ours := vocab_bytes[ids].sum()) != (theirs := len(text.encode())):
+        try:
+            sizes.append(np.concatenate([[0], count(text, ids[1:])]))
+        except ValueError as error:
             raise UserError(
-                f"{name}: tokens stand for {ours} bytes, the text has {theirs}; "
-                f"normalise the text (NFC), or load the tokenizer with load_tokenizer"
-            )
-    tokens = np.concatenate(encoded)
-    width = np.uint8 if vocab_bytes.max() < 2**8 else np.uint16
-    small = np.uint16 if len(vocab_bytes) <= 2**16 else np.uint32
+                f"{name}: {error}; normalise the text (NFC), or load the tokenizer with load_tokenizer"
+            ) from None
+    tokens, carried = np.concatenate(encoded), np.concatenate(sizes)
+    largest = int(token_num_bytes(tokenizer).max())
+    width = np.uint8 if largest < 2**8 else np.uint16
+    small = np.uint16 if len(_vocabulary(tokenizer)) <= 2**16 else np.uint32
     lengths = np.array([len(ids) for ids in encoded], np.int64)
-    return tokens.astype(small), vocab_bytes[tokens].astype(width), lengths
+    return tokens.astype(small), carried.astype(width), lengths

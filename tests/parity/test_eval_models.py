@@ -24,9 +24,11 @@ from models import random_model  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers  # noqa: E402
 
 from relscale.cli import main  # noqa: E402
+from relscale.eval.groups import score_groups  # noqa: E402
 from relscale.eval.harness import HarnessModel  # noqa: E402
 from relscale.model.open import open_model  # noqa: E402
 from relscale.tables import read_table  # noqa: E402
+from relscale.text.documents import Document  # noqa: E402
 from relscale.text.tokenizer import train_tokenizer  # noqa: E402
 
 WINDOW = 48
@@ -172,3 +174,17 @@ def test_the_command_scores_a_checkpoint(both, folder, tmp_path):
     right = [(f"Question: {r['query']}\nAnswer:", f" {r['choices'][r['gold']]}") for r in rows]
     theirs = [value for value, _ in both[1].loglikelihood(asked("loglikelihood", right), True)]
     assert scores.loc["log_probability", "value"] == pytest.approx(np.mean(theirs), abs=1e-4)
+
+
+def test_documents(both):
+    """Bits and bytes of whole texts by the model of transformers. (The harness predicts a begin-of-text token after a begin-of-text token, so it is not asked.)"""
+    ours, theirs = both
+    documents = [Document("toy", f"{i}", text) for i, text in enumerate(TEXTS)]
+    scores = score_groups(ours.opened, {"toy": documents}).rows
+    assert scores["num_bytes"].tolist() == [len(text.encode()) for text in TEXTS]
+    for text, found in zip(TEXTS, scores["nats"], strict=True):
+        ids = theirs.tokenizer.encode(text, add_special_tokens=False)
+        row = torch.tensor([[ours.opened.start_token, *ids]])
+        with torch.no_grad():
+            chances = torch.log_softmax(theirs.model(row, use_cache=False).logits[0].double(), -1)
+        assert found == pytest.approx(-chances[torch.arange(len(ids)), ids].sum().item(), abs=1e-3)
