@@ -53,7 +53,7 @@ def write_shard(path: Path, names: Sequence[str], texts: Sequence[str], tokenize
     names, texts
         What to call each text in an error, and the texts.
     tokenizer
-        A byte-level `tokenizers.Tokenizer` with an end-of-text token.
+        A `tokenizers.Tokenizer` whose tokens stand for known bytes, with an end-of-text token.
     """
     values = encode_texts(names, texts, tokenizer)
     with atomic_path(path) as scratch, open(scratch, "wb") as file:
@@ -268,7 +268,7 @@ def write_store(
     documents
         In the order of the stream; an iterator is enough, and is read once.
     tokenizer
-        A byte-level `tokenizers.Tokenizer` with an end-of-text token.
+        A `tokenizers.Tokenizer` whose tokens stand for known bytes, with an end-of-text token.
     executor
         Tokenizes shards side by side: a pool of processes, or one of `relscale.sweep.executors` and
         `relscale.sweep.clusters`, whose machines all see the folder. This process does it without one.
