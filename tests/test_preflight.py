@@ -198,7 +198,7 @@ def test_the_compiler_of_nvidia_takes_a_step():
 
 @pytest.mark.parametrize(("share", "told"), [(0.5, True), (3.0, False)])
 def test_seconds_that_beat_the_peak_are_no_bound(share, told):
-    """A compiler that counts a loop's body once gives seconds in which no chip could do the work."""
+    """A loop whose turns are not stated counts once, and gives seconds in which no chip could do the work."""
     from relscale.plan.recipes import SMALL, plan_isoflop
 
     runs, target = (

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Target', 'find_target', 'read_collectives', 'sent_bytes', 'shape_of', 'topology_devices', 'compile_step',
-           'kernel_flops', 'facts_of', 'fused_kernel', 'serve_compiler', 'has_compiler', 'Compiler', 'kept_facts']
+           'schedule_seconds', 'kernel_flops', 'facts_of', 'fused_kernel', 'serve_compiler', 'has_compiler', 'Compiler',
+           'kept_facts']
 
 # %% ../../nbs/model/11_compiled.ipynb #b38aa584
 import importlib.util
@@ -327,6 +328,24 @@ def compile_step(
     hyper = jax.tree.map(lambda leaf: outline(leaf, whole), hyper)
     return train_step.lower(state, tokens, hyper, mesh).compile()
 
+# %% ../../nbs/model/11_compiled.ipynb #f0a1b2c4
+_CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
+_CORES = {"v4": 2, "v5e": 1, "v5p": 2}  # of four units of 128 x 128
+
+
+def schedule_seconds(text: str, target: "Target") -> float | None:
+    """Seconds of a step by the cycles that TPU's compiler states, without kernels written by hand; None where it states none."""
+    if target.key not in _CORES:
+        return None
+    times = _run_counts(text)
+    cycles = sum(
+        int(found[1]) * times.get(computation, 0)
+        for computation, line in _lines(text)
+        if (found := _CYCLES.search(line))
+    )
+    clock = target.chip.bfloat16_flops / (_CORES[target.key] * 4 * 128 * 128 * 2)
+    return cycles / clock if cycles else None
+
 # %% ../../nbs/model/11_compiled.ipynb #e6314f26
 def kernel_flops(shape: dict) -> float:
     """FLOPs of the fused attention of a step, forward and backward, over all devices: what TPU's compiler does not count.
@@ -342,20 +361,18 @@ def kernel_flops(shape: dict) -> float:
 
 def facts_of(compiled, shape: dict, target: Target, num_devices: int) -> dict:
     """Peak memory a device, seconds a step where the compiler gives them, and collectives."""
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    memory, text = compiled.memory_analysis(), compiled.as_text()
     peak = (memory.argument_size_in_bytes + memory.output_size_in_bytes
             - memory.alias_size_in_bytes + memory.temp_size_in_bytes)  # fmt: skip
-    seconds = cost.get("optimal_seconds", -1.0)
-    text = compiled.as_text()
-    known = seconds > 0
-    if known and target.maker == "tpu" and "splash" in text:
+    seconds = schedule_seconds(text, target)
+    if seconds is not None and "splash" in text:
         seconds += kernel_flops(shape) / num_devices / target.chip.bfloat16_flops
     collectives = read_collectives(text)
     return {
         "memory_bytes": int(peak),
         "state_bytes": int(memory.argument_size_in_bytes),
         "fits": bool(peak <= target.chip.memory_bytes),
-        "seconds": float(seconds) if known else None,
+        "seconds": seconds,
         "kernel": fused_kernel(text),
         "collective_bytes": int(collectives["total_bytes"].sum()),
         "sent_bytes": float(sent_bytes(collectives, num_devices).sum()),

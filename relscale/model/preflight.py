@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..core import UserError, human
+from ..core import UserError, fingerprint, human
 from .compiled import Compiler, Target, find_target, kept_facts, sent_bytes, shape_of
 from ..plan.flops import flop_counts, param_counts
 from ..plan.recipes import Plan
@@ -119,8 +119,12 @@ def _versions() -> str:
     from importlib.metadata import version
 
     from relscale._version import __version__
+    from relscale.model import compiled
 
-    return f"jax {version('jax')}, relscale {__version__}"
+    reader = fingerprint(
+        Path(compiled.__file__).read_text("utf-8")
+    )  # what is read from a compiled text
+    return f"jax {version('jax')}, relscale {__version__}, reader {reader}"
 
 
 def ask_once(
@@ -163,7 +167,8 @@ def _row(number: int, runs: list[RunSpec], target: Target, count: int | None, fa
     bound = (
         flops / (count * seconds * target.chip.bfloat16_flops) if count and seconds else math.nan
     )
-    # The compiler counts the body of a loop once: seconds that would beat the chip's peak say nothing of the run.
+    # Where the compiler does not state the turns of a loop, its body counts once: seconds that would beat the chip's
+    # peak say nothing of the run.
     seconds, bound = (seconds, bound) if not bound > 1 else (None, math.nan)
     return {
         "shape": number, "run_ids": " ".join(r.run_id for r in runs), "runs": len(runs),
@@ -210,7 +215,7 @@ def preflight_plan(
     -------
     Preflight
         Rows of shape, run_ids, runs, num_params, batch_size, seq_len, devices (fewest that hold it), memory_bytes,
-        state_bytes, seconds (a step, by the compiler), utilisation_bound (model FLOPs over peak; empty where the compiler counts a loop once, so that its seconds beat the peak), kernel (of attention),
+        state_bytes, seconds (a step, by the compiler), utilisation_bound (model FLOPs over peak; empty where the seconds would beat the peak, since a loop's turns are not stated), kernel (of attention),
         collective_bytes, sent_bytes (leave each device), error.
 
     Raises
