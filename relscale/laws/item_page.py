@@ -297,7 +297,7 @@ def _facts(fit: ItemFit) -> list[tuple[str, str]]:
         ("Units of luck", f"{units.num_units}"), ("Scale", ends),
     ]  # fmt: skip
 
-
+# %% ../../nbs/laws/41_item_page.ipynb #ae84c798
 def write_items(
     fit: ItemFit, path: Path | str, *, groups: Sequence[str] = (), member: str | None = None, num: int = 20, item: str = "item",
     title: str = "Which items carry the gap?", origin: Origin | None = None,
