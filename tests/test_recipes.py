@@ -214,6 +214,13 @@ def test_seeds_of_one_budget_that_differ_are_welchs_test():
     assert by_seed.pairs.notes[0].startswith("paired by")
 
 
+def test_runs_apart_that_lack_a_group_are_left_out_and_said():
+    old, new = (t.drop(columns="seed") for t in (ladder(budgets=1, seeds=3), ladder(1.05, budgets=1, seeds=5)))  # fmt: skip
+    found = rs.compare(old.iloc[:-1], new)
+    assert found.changes()[["num_old", "num_new"]].iloc[0].tolist() == [2, 5]
+    assert any("1 of 3 points lack a group" in d for d in found.doubts)
+
+
 def test_one_seed_each_at_one_budget_has_no_interval():
     found = rs.compare(ladder(budgets=1, seeds=1), ladder(1.3, budgets=1, seeds=1).assign(seed=8))
     assert found.table["low"].isna().all() and (found.table["verdict"] == "unresolved").all()

@@ -170,7 +170,7 @@ def pair_recipes(
     shared = budgets[0].intersection(budgets[1])
     seeds = columns.seed is not None and set(a.index.intersection(b.index).get_level_values("scale")) == set(shared)  # fmt: skip
     if len(shared) < (1 if seeds else 3):
-        apart = _apart(old, new, columns, names, match, luck, doubts)
+        apart = _apart(old, new, columns, names, match, luck)
         if apart is not None:
             return apart
     for table, name in ((budgets[0], names[0]), (budgets[1], names[1])):
@@ -394,7 +394,7 @@ def _with_repeats(rows: pd.DataFrame, columns: Columns) -> tuple[pd.DataFrame, C
     return rows.assign(_repeat=number), replace(columns, seed="_repeat")
 
 
-def _apart(old, new, columns: Columns, names, match: float, luck: str, doubts: list[str]) -> "RecipesApart | None":  # fmt: skip
+def _apart(old, new, columns: Columns, names, match: float, luck: str) -> "RecipesApart | None":  # fmt: skip
     """Both recipes apart, or None where runs of budgets in common say as much; a UserError where neither can be."""
     told = [_with_repeats(rows, columns) for rows in (old, new)]
     together = match_scales(np.concatenate([rows[columns.scale].to_numpy(float) for rows in (old, new)]), max(match, 1e-9))  # fmt: skip
@@ -402,7 +402,7 @@ def _apart(old, new, columns: Columns, names, match: float, luck: str, doubts: l
         _wide(rows, part, own, name)
         for (rows, own), part, name in zip(told, (together[: len(old)], together[len(old) :]), names, strict=True)
     )  # fmt: skip
-    a, b, _ = _in_common(a, b, names, columns.scale)
+    a, b, doubts = _in_common(a, b, names, columns.scale)
     scales = [t.index.get_level_values("scale") for t in (a, b)]
     budgets = [s.unique() for s in scales]
     shared, counts = budgets[0].intersection(budgets[1]), [len(s) for s in budgets]
