@@ -27,7 +27,13 @@ from .core import UserError, machine_error, plain_text
 from .outputs import arguments_of, shell_words
 from .preflight_command import PreflightCommand
 from .suite_commands import FiguresCommand, SlopesCommand
-from .table_commands import EvalCommand, EvalSuiteCommand, FitCommand, ReportCommand
+from relscale.table_commands import (
+    EvalCommand,
+    EvalSuiteCommand,
+    FitCommand,
+    ItemsCommand,
+    ReportCommand,
+)
 from relscale.train_commands import (
     PlanCommand,
     StatusCommand,
@@ -52,6 +58,7 @@ COMMANDS = {
     "report": ReportCommand,
     "compare": CompareCommand,
     "audit": AuditCommand,
+    "items": ItemsCommand,
     "slopes": SlopesCommand,
     "figures": FiguresCommand,
 }

@@ -83,7 +83,7 @@ class CompareCommand:
     throughput: float = 1.0
     """Tokens a second of the new recipe over the old one's: multipliers are then in time."""
     match: float = 1e-3
-    """Budgets that differ by no more than this share are one."""
+    """Budgets that differ by no more than this share are one; 2 % where fewer than three are so, and more then."""
     luck: Literal["budget", "run"] = "budget"
     """What is drawn anew: a budget with all its seeds, or every run."""
     level: float = 0.95

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .core import UserError, write_atomic
-from .laws.recipe_pairs import MACRO
+from .laws.recipe_pairs import MACRO, RecipesApart
 from .laws.recipes import RecipeComparison, scale_text
 from .manifest import Origin, add_manifest
 from .sheets import sheet_style
@@ -87,6 +87,8 @@ def _draw_changes(comparison: RecipeComparison, ax) -> None:
         ax.plot(own[scale], own["percent"], "o", color=color)
         tips[str(name)] = (part["percent"].iloc[-1], color)
     ax.axhline(0, color="black", linewidth=0.8)
+    if ends[1] / ends[0] < 1.001:  # one budget: an axis of no width cannot be logarithmic
+        ax.set_xlim(ends[0] / 2, ends[1] * 2)
     ax.set(xscale="log", xlabel=axis_label(scale), ylabel="change of error (%)")
     values = np.concatenate(
         [
@@ -302,6 +304,11 @@ def _facts(comparison: RecipeComparison) -> list[tuple[str, str]]:
     pairs, scale = comparison.pairs, comparison.columns.scale
     budgets = np.unique(np.exp(pairs.log_scale))
     groups = len([g for g in pairs.groups if g != MACRO])
+    if isinstance(pairs, RecipesApart):
+        sides = (pairs.points_old["scale"], pairs.points_new["scale"])
+        counts, runs = (" and ".join(f"{n}" for n in each) for each in ((s.nunique() for s in sides), map(len, sides)))  # fmt: skip
+        span = " to ".join(dict.fromkeys(scale_text(np.exp(e), scale) for e in pairs.ends))
+        return [("Groups", str(groups)), ("Budgets", counts), ("Runs, not paired", runs), ("Both have data", span), ("Unit of luck", pairs.unit)]  # fmt: skip
     ends = (
         " to ".join(scale_text(b, scale) for b in (budgets[0], budgets[-1]))
         if len(budgets) > 1
@@ -365,7 +372,7 @@ def write_comparison(
         "rows": _page_rows(comparison), "figure": Markup(_svg(figure_comparison(comparison, title=False), f"{new} against {old}")),
         "speedups": _speed_table(comparison), "measured": _measured_table(comparison), "units": "budgets" if comparison.pairs.unit == "budget" else "runs",
         "pinned": f"floor {constants[0][0]:g}, exponent {constants[0][1]:g}" if len(constants) == 1 else "by group" if constants else "",
-        "notes": comparison.pairs.notes, "luck": _luck_words(comparison),
+        "apart": isinstance(comparison.pairs, RecipesApart), "notes": comparison.pairs.notes, "luck": _luck_words(comparison),
     }  # fmt: skip
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
@@ -383,6 +390,9 @@ def _numbers(comparison: RecipeComparison) -> dict[str, pd.DataFrame]:
 
 def _luck_words(comparison: RecipeComparison) -> str:
     """What counts as one, in a sentence."""
+    if isinstance(comparison.pairs, RecipesApart):
+        unit = {"budget": "A budget is the unit of luck: its runs are averaged", "run": "Every run counts as luck of its own; what is chosen once a budget is then not in the intervals"}  # fmt: skip
+        return f"{unit[comparison.pairs.unit]}. Runs are not paired: each recipe has a scatter of its own, and the degrees of freedom are Welch's and Satterthwaite's."
     luck = {
         "budget": f"A budget is the unit of luck: its runs are averaged, and intervals have {len(np.unique(comparison.pairs.log_scale)) - 2} degrees of freedom.",
         "run": "Every run counts as luck of its own; what is chosen once a budget is then not in the intervals.",

@@ -114,6 +114,7 @@ _ENDINGS = {
     "figure": (".pdf", ".png", ".svg"),
     "latex": (".tex",),
     "laws": (".csv", ".parquet", ".json", ".jsonl"),
+    "csv": (".csv",),
     "json": (".json",),
 }
 

@@ -1,15 +1,23 @@
 """Errors of items: each formula against one made in another way, and each with worlds of known truth."""
 
+import contextlib
+import io
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
+from relscale.cli import main
 from relscale.core import UserError
 from relscale.laws import item_tables
 from relscale.laws.item_gaps import fit_items
+from relscale.laws.item_page import add_texts, carrier_words, choose_groups, write_items
 from relscale.laws.item_tables import read_items, resample_items
 from relscale.laws.relative import fit_relative
 from relscale.lm_samples import clustered_stderr
+from relscale.manifest import verify_report
 from relscale.suites import load_items, load_suite
 
 FLOPS = np.geomspace(1e18, 1e21, 8)
@@ -315,3 +323,145 @@ def test_a_fit_goes_to_json_and_back():
     back = type(fit).from_json(fit.to_json())
     pd.testing.assert_frame_equal(back.summary(), fit.summary())
     pd.testing.assert_frame_equal(back.contributions("t"), fit.contributions("t"))
+
+
+# --- the page and the command ------------------------------------------------------------------
+
+GEMSTONES = Path(__file__).resolve().parents[1] / "data/gemstones"
+
+
+def told(folder, *words):
+    """Exit code, output and errors of `relscale items` in a folder."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["items", *map(str, words)])
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """A folder with items, runs and texts."""
+    items = world(np.random.default_rng(8)).drop(columns=["passage", "length"])
+    items.assign(member=np.where(items["item"] < 40, "low", "high")).to_csv(tmp_path / "own.csv", index=False)  # fmt: skip
+    RUNS.to_csv(tmp_path / "runs.csv", index=False)
+    texts = items[["group", "item"]].assign(text=[f"Question <{g}> {i}?" for g, i in zip(items["group"], items["item"], strict=True)])  # fmt: skip
+    texts.to_json(tmp_path / "texts.jsonl", orient="records", lines=True)
+    return tmp_path
+
+
+def test_the_command_says_what_the_fit_says(tables):
+    code, out, err = told(tables, "own.csv", "--runs", "runs.csv", "--baseline", "base", "--texts", "texts.jsonl", "--json", "a.json", "--csv", "a.csv")  # fmt: skip
+    assert (code, err) == (0, "")
+    fit = fit_items(tables / "own.csv", RUNS, baseline="base")
+    found = json.loads((tables / "a.json").read_text())
+    assert found["groups"][0]["both_high"] == pytest.approx(fit.table.at["t", "both_high"], rel=1e-12)  # fmt: skip
+    assert [g["item"] for g in found["growing"]["t"]] == fit.growing("t")["item"].tolist()
+    assert found["carriers"][0]["count"] == len(fit.carriers("t").items)
+    rows = pd.read_csv(tables / "a.csv")
+    assert rows["to_slope"].sum() == pytest.approx(fit.table.at["t", "delta_beta"])
+    for line in found["words"]:
+        assert line in out
+    first = fit.growing("t", 1).iloc[0]
+    assert (
+        f"  {first['member']} {first['item']}: " in out and f"Question <t> {first['item']}?" in out
+    )
+    page = (tables / "own-items.html").read_text()
+    assert f"Question &lt;t&gt; {first['item']}?" in page and "http" not in page
+    assert verify_report(tables / "own-items.html").whole
+
+
+def test_json_goes_to_the_terminal_alone(tables):
+    code, out, err = told(tables, "own.csv", "--runs", "runs.csv", "--baseline", "base", "--json", "-", "--out", "p.html")  # fmt: skip
+    assert code == 0 and json.loads(out)["baseline"] == "base" and "page: p.html" in err
+
+
+def test_a_long_table_with_its_own_scale_needs_no_runs(tables):
+    wide = pd.read_csv(tables / "own.csv")
+    long = wide.melt(["group", "item", "member"], var_name="run_id").merge(RUNS)
+    long.to_csv(tables / "long.csv", index=False)
+    code, out, _ = told(tables, "long.csv", "--baseline", "base", "--only", "run_id=r1")
+    assert code == 2
+    told(tables, "long.csv", "--baseline", "base", "--json", "l.json")
+    told(tables, "own.csv", "--runs", "runs.csv", "--baseline", "base", "--json", "w.json")
+    long, wide = (json.loads((tables / f).read_text())["groups"] for f in ("l.json", "w.json"))
+    assert long[0]["item_stderr"] == pytest.approx(wide[0]["item_stderr"], rel=1e-6)
+
+
+def test_checkpoints_of_one_model_are_its_own_and_said(tables):
+    runs = RUNS.assign(model=["a"] * 4 + ["b"] * 4, step=[1, 2, 3, 4] * 2)
+    runs.to_csv(tables / "runs.csv", index=False)
+    words = ["own.csv", "--runs", "runs.csv", "--baseline", "base", "--json", "a.json"]
+    code, out, _ = told(tables, *words)
+    assert code == 0 and "2 models, 8 runs" in out
+    code, out, _ = told(tables, *words, "--models", "run_id")
+    assert code == 0 and "checkpoints" not in out
+    code, out, _ = told(tables, *words, "--only", "model=a")
+    assert (
+        code == 0
+        and "all runs are checkpoints of a" in out
+        and "no runs were not fitted" not in out
+    )
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["own.csv", "--baseline", "law", "--runs", "runs.csv"], "--baseline law: no such group"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--group", "x"], "--group x: no such group"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--group", "base"], "is the baseline"),
+        (["own.csv", "--baseline", "base"], "--runs"),
+        (["own.csv", "--baseline", "base", "--runs", "none.csv"], "none.csv: no such file"),
+        (["own.csv", "--baseline", "base", "--runs", "own.csv"], "no column run_id"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--out", "p.pdf"], "--out p.pdf"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--csv", "own.csv"], "is the table that is read"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--csv", "runs.csv"], "is the table that is read"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--level", "95"], "--level"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--n-bootstrap", "3"], "--n-bootstrap"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--item", "id"], "own.csv: no column 'id'"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--cluster", "author"], "no column 'author'"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--member", "author"], "--member author"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--models", "author"], "runs.csv: no column 'author'"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--scale", "num_params"], "runs.csv: no column 'num_params'"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--only", "step"], "--only 'step'"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--only", "step=1"], "--only step=1: no such column"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--only", "run_id=x"], "no run of runs.csv has that"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--only", "run_id=r0"], ""),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--texts", "runs.csv"], "runs.csv: no column 'item'"),
+        (["own.csv", "--baseline", "base", "--runs", "runs.csv", "--higher-is-better", "yes"], "own.csv: scores must lie between 0 and 1"),
+        (["own.csv", "--runs", "runs.csv"], "--baseline"),
+        (["own.csv", "--baselin", "base"], "did you mean --baseline?"),
+    ],
+)  # fmt: skip
+def test_a_slip_of_the_command_is_one_line(tables, words, said):
+    code, _, err = told(tables, *words)
+    (line,) = err.splitlines()
+    assert code == 2 and said in line and not list(tables.glob("*.html"))
+
+
+def test_texts_match_by_the_keys_both_have():
+    items = pd.DataFrame({"group": ["a", "b"], "item": [1, 1], "r0": [0.1, 0.2]})
+    by_group = pd.DataFrame({"group": ["b", "a"], "item": ["1", "1"], "text": ["of b", "of a"]})
+    assert add_texts(items, by_group)["text"].tolist() == ["of a", "of b"]
+    assert add_texts(items, by_group.iloc[:1])["text"].tolist() == ["", "of b"]
+    with pytest.raises(UserError, match="an item has two texts"):
+        add_texts(items, by_group.drop(columns="group"))
+
+
+def test_groups_without_members_or_a_gap_have_a_page(tmp_path):
+    table = world(np.random.default_rng(9))
+    same = table[table["group"] == "base"].assign(group="same")
+    fit = fit_items(pd.concat([table, same]), RUNS, baseline="base", cluster="passage", **QUICK)
+    assert set(choose_groups(fit)) == {"same", "t"}
+    assert carrier_words(fit, "same") == []
+    page = write_items(fit, tmp_path / "p.html").read_text()
+    assert "Who carries t?" in page and "Who carries same?" not in page
+
+
+def test_the_real_table_of_gemstones_goes_through_the_command(tmp_path):
+    code, out, err = told(tmp_path, GEMSTONES / "items.parquet", "--runs", GEMSTONES / "runs.csv", "--baseline", "stem")  # fmt: skip
+    assert (code, err) == (0, "")
+    assert "22 models, 220 runs" in out and "Half of it by member: moral_scenarios, 1 of 13" in out
+    assert (tmp_path / "items.html").stat().st_size > 100_000
+    assert (
+        len([line for line in out.splitlines() if " to " in line and line.startswith("  ")]) >= 20
+    )

@@ -41,6 +41,7 @@ __all__ = [
     "hero",
     "item_tables",
     "item_gaps",
+    "item_page",
     "compatible",
     "held_out",
     "audit",

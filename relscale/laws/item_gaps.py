@@ -59,6 +59,11 @@ class ItemFit(Result):
         """The fewest items whose contributions make up a share of the exponent, or of the gap at the largest scale."""
         return find_carriers(self, group, share, of, by)
 
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What the errors over items cannot tell, and what the law over models is not sure of, a sentence each."""
+        return (*_doubts(self), *self.relative.doubts)
+
     def plot(self, ax=None):
         """Exponents with three intervals: models like these, items like these, and both."""
         return _plot_exponents(self, ax)

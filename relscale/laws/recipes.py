@@ -14,15 +14,20 @@ import numpy as np
 import pandas as pd
 
 from ..core import UserError
-from .intervals import check_level, t_critical
+from .intervals import check_level
 from .pairing import Columns
 from relscale.laws.recipe_pairs import (
     MACRO,
     Luck,
     RecipePairs,
+    RecipesApart,
     chance_of_count,
-    joint_p,
+    criticals,
+    infer_apart,
+    infer_changes,
+    joint_changes,
     law_at,
+    multipliers_apart,
     pair_recipes,
     residual_correlation,
     tables_of,
@@ -38,7 +43,7 @@ from ..tables import axis_label
 class RecipeComparison(Result):
     """An old and a new recipe on the same groups and budgets. Made by `compare`."""
 
-    pairs: RecipePairs
+    pairs: RecipePairs | RecipesApart
     names: tuple[str, str]
     columns: Columns
     at: float  # the scale that the summary speaks of
@@ -91,7 +96,7 @@ class RecipeComparison(Result):
 # %% ../../nbs/laws/34_recipes.ipynb #33c54a28
 SUMMARY = {
     "percent, low, high": "change of the error at the target by the law of the group, percent; negative: better; beyond the data a forecast's interval",
-    "p_value, p_adjusted": "two-sided P that nothing changes there; jointly over the groups (max-t)",
+    "p_value, p_adjusted": "two-sided P that nothing changes there; jointly over the groups (max-t; Holm's where runs are not paired)",
     "verdict": "better, worse or unresolved, by p_adjusted; beyond the data by the forecast's interval as well",
     "percent_per_decade, slope_low, slope_high": "change of E_new / E_old per tenfold scale, percent: the relative law of recipes",
     "p_slope_adjusted, trend": "whether the advantage (or the deficit) grows or fades with scale, jointly over the groups",
@@ -109,21 +114,20 @@ def _trend(percent: float, slope: float, p: float, alpha: float) -> str:
 # %% ../../nbs/laws/34_recipes.ipynb #4a8a43b6
 def _rows_at(pairs: RecipePairs, at: float, level: float, counted: np.ndarray) -> pd.DataFrame:
     """Summary rows without multipliers; `counted` says which groups share the joint inference."""
-    x, old, new = pairs.units()
-    ratio, law = new - old, law_at(pairs, at, level).set_index("group")
+    x, law = pairs.log_scale, law_at(pairs, at, level).set_index("group")
     table = pd.DataFrame(
         {"percent": law["percent"], "low": law["far_low"], "high": law["far_high"]}
     )
-    slope, stderr, freedom, _ = infer_lines(x, ratio, None)
-    half, decade = t_critical(freedom, level) * stderr, np.log(10)
+    slope, stderr, freedom, _ = infer_changes(pairs, None)
+    half, decade = criticals(freedom, level) * stderr, np.log(10)
     ends = {"percent_per_decade": slope, "slope_low": slope - half, "slope_high": slope + half}
     table = table.assign(**{k: 100 * np.expm1(decade * v) for k, v in ends.items()})
     columns = {"": np.log(at), "_slope": None}
     for name, place in columns.items():
-        adjusted, single = np.full(len(ratio), np.nan), np.full(len(ratio), np.nan)
+        adjusted, single = np.full((2, len(counted)), np.nan)
         for part in (counted, ~counted):
             if part.any():
-                single[part], adjusted[part] = joint_p(x, ratio[part], place)
+                single[part], adjusted[part] = joint_changes(pairs, part, place)
         table[f"p{name or '_value'}"], table[f"p{name}_adjusted"] = single, adjusted
     alpha, sure = 1 - level, (table["low"] > 0) | (table["high"] < 0)
     word = np.where(table["percent"] < 0, "better", "worse")
@@ -151,7 +155,6 @@ def _pinned(given, groups: tuple, what: str) -> tuple[dict, list[str]]:
 
 def _multipliers(pairs, at, floor, exponent, throughput, level) -> tuple[pd.DataFrame, list[str]]:
     """Multipliers of every group at every scale, and which pinned floors cannot be."""
-    x, old, new = pairs.units()
     rows, doubts = [], []
     for i, group in enumerate(pairs.groups):
         pinned, least = (
@@ -164,10 +167,12 @@ def _multipliers(pairs, at, floor, exponent, throughput, level) -> tuple[pd.Data
             )
             pinned = None
         told = {"floor": floor.get(group), "exponent": pinned, "level": level}
-        rows += [
-            {"group": group} | row
-            for row in read_multipliers(x, old[i], new[i], np.log(at), **told)
-        ]
+        if isinstance(pairs, RecipesApart):
+            found = multipliers_apart(pairs, i, np.log(at), **told)
+        else:
+            x, old, new = pairs.units()
+            found = read_multipliers(x, old[i], new[i], np.log(at), **told)
+        rows += [{"group": group} | row for row in found]
     table = pd.DataFrame(
         rows, columns=["group", "at", "method", "multiplier", "low", "high", "status"]
     )
@@ -203,7 +208,7 @@ def compare(
     macro
         Adds the mean error over the groups, where the tables have no group "macro" themselves.
     match
-        Scales that differ by no more than this share are one budget.
+        Scales that differ by no more than this share are one budget; 2 % where fewer than three are so, and more then.
     luck
         "budget": what is chosen once a budget may err, so budgets are the units. "run": every seed counts alone.
     level
@@ -212,7 +217,7 @@ def compare(
     Raises
     ------
     UserError
-        The recipes share no budget or no group, a recipe is not there, or a value is not positive.
+        The recipes share no range of budgets or no group, a recipe is not there, or a value is not positive.
 
     Examples
     --------
@@ -236,6 +241,9 @@ def _target(pairs: RecipePairs, at: float | None, scale: str) -> tuple[float, li
     at = float(np.exp(x.max())) if at is None else float(at)
     if not (np.isfinite(at) and at > 0):
         raise UserError(f"at={at:g}: give a positive {scale}, such as {np.exp(x.max()):.2g}")
+    if isinstance(pairs, RecipesApart):
+        law_at(pairs, at, 0.95)  # refuses what lies outside of either ladder
+        return at, []
     if np.log(at) >= x.min() - 1e-6:
         return at, []
     least = np.exp(x.min())
@@ -257,12 +265,11 @@ def _pinned_constants(pairs: RecipePairs, floor, exponent) -> tuple[dict, dict, 
 
 def _count_improved(pairs, table, at: float, counted: np.ndarray) -> tuple[int, float]:
     """How many of the counted groups improve at the target, and the chance that as many go one way by luck."""
-    units, old, new = pairs.units()
-    coordinates = infer_lines(units, (new - old)[counted], np.log(at))[3]
+    coordinates = infer_changes(pairs, np.log(at))[3]
     improved, count = int((table["percent"].to_numpy()[counted] < 0).sum()), int(counted.sum())
     if coordinates is None:
         return improved, np.nan
-    together = residual_correlation(coordinates)
+    together = residual_correlation(coordinates[:, counted])
     return improved, chance_of_count(max(improved, count - improved), count, together)
 
 # %% ../../nbs/laws/34_recipes.ipynb #3e840ec1
@@ -304,6 +311,8 @@ def _with_speedup(table: pd.DataFrame, speedups: pd.DataFrame, at: float) -> pd.
 def _changes(comparison: RecipeComparison) -> pd.DataFrame:
     """The table of `RecipeComparison.changes`."""
     pairs, columns = comparison.pairs, comparison.columns
+    if isinstance(pairs, RecipesApart):
+        return _changes_apart(pairs, columns)
     x = pairs.log_scale
     budgets, at = np.unique(x, return_inverse=True)
     count = np.bincount(at)
@@ -311,7 +320,11 @@ def _changes(comparison: RecipeComparison) -> pd.DataFrame:
     _, stderr, freedom, _ = infer_lines(units, new - old, units.mean())
     # the standard error of the mean of all units, times the root of their number, is one unit's
     share = 1 if pairs.unit == "budget" else count
-    half = t_critical(freedom, comparison.level) * stderr[:, None] * np.sqrt(len(units) / share)
+    half = (
+        criticals(freedom, comparison.level)[:, None]
+        * stderr[:, None]
+        * np.sqrt(len(units) / share)
+    )
     parts = []
     for i, group in enumerate(pairs.groups):
         before, after = (np.bincount(at, y[i]) / count for y in (pairs.old, pairs.new))
@@ -321,6 +334,24 @@ def _changes(comparison: RecipeComparison) -> pd.DataFrame:
         base = {columns.group: group, columns.scale: np.exp(budgets), "num_pairs": count}
         parts.append(pd.DataFrame(base | {"old": np.exp(before), "new": np.exp(after)} | numbers))
     return pd.concat(parts, ignore_index=True)
+
+# %% ../../nbs/laws/34_recipes.ipynb #344e4ff2
+def _changes_apart(apart: RecipesApart, columns: Columns) -> pd.DataFrame:
+    """Changes at every budget in the range of both: errors of the recipes that were trained there, the law of one that was not."""
+    parts, points = [], apart.units()
+    sides = [(points[0], points[1], -1.0), (points[2], points[3], 1.0)]
+    for at in apart.log_scale:
+        errors, counts = [], []
+        for k, (x, y, sign) in enumerate(sides):
+            here = np.abs(x - at) < 1e-6
+            counts.append(int(here.sum()))
+            place = (at, None) if k == 0 else (None, at)
+            law = sign * infer_apart(points, *place, bend=apart.bend)[0]
+            errors.append(y[:, here].mean(axis=1) if here.any() else law)
+        numbers = {"old": np.exp(errors[0]), "new": np.exp(errors[1]), "percent": 100 * np.expm1(errors[1] - errors[0]), "low": np.nan, "high": np.nan}  # fmt: skip
+        base = {columns.group: list(apart.groups), columns.scale: np.exp(at), "num_pairs": 0, "num_old": counts[0], "num_new": counts[1]}  # fmt: skip
+        parts.append(pd.DataFrame(base | numbers))
+    return pd.concat(parts, ignore_index=True).sort_values(columns.group, kind="stable", key=lambda c: c.map({g: i for i, g in enumerate(apart.groups)}), ignore_index=True)  # fmt: skip
 
 # %% ../../nbs/laws/34_recipes.ipynb #a600b206
 def scale_text(scale: float, column: str) -> str:
@@ -347,9 +378,8 @@ def _of_speed(comparison: RecipeComparison, row: pd.Series) -> str:
     """A multiplier in words."""
     if not np.isfinite(row["multiplier"]):
         return ""
-    how = {"pinned": "pinned constants", "power law": "a power law"}.get(
-        row["method"], row["method"]
-    )
+    named = {"pinned": "pinned constants", "power law": "a power law", "law with a bend": "a law with a bend"}  # fmt: skip
+    how = named.get(row["method"], row["method"])
     what = "time" if comparison.throughput != 1 else "compute"
     ends = _interval(row["multiplier_low"], row["multiplier_high"], ".2f")
     return f", worth {row['multiplier']:.2f}×{ends} {what} by {how}"
