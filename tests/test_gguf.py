@@ -1,6 +1,7 @@
 """GGUF files: headers against the package's own reader, blocks and rows against formulas written out, and files that lie."""
 
 import dataclasses
+import functools
 import importlib.util
 import io
 import json
@@ -14,15 +15,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relscale.core import UserError
-from relscale.model.decoder import init_model
+from relscale.eval.groups import score_groups
+from relscale.model.decoder import init_model, logits
 from relscale.model.gguf import config_of_gguf, load_gguf, read_gguf, read_tensor, tokenizer_of_gguf
 from relscale.model.hf_config import FAMILIES, config_of_spec, family_of, spec_of_config
 from relscale.model.open import open_model
 from relscale.plan.spec import ModelSpec, RopeScaling
+from relscale.text.documents import Document
 from relscale.text.embedded import embedded_readers
 from relscale.text.tokenizer import text_token_bytes, token_num_bytes, train_tokenizer
 
@@ -50,7 +54,7 @@ def pairs_of_neighbours(matrix, heads):
     return out
 
 
-def write(path, model, tokenizer=None, *, pre="gpt-2", kind="F32", factors=None, drop=()):
+def write(path, model, tokenizer=None, *, pre="gpt-2", kind="F32", factors=None, drop=(), pieces=None):  # fmt: skip
     """A decoder as a GGUF file, by the package's own writer."""
     spec = model.spec
     family = family_of(spec)
@@ -89,6 +93,8 @@ def write(path, model, tokenizer=None, *, pre="gpt-2", kind="F32", factors=None,
         out.add_token_types([3] + [1] * (len(vocab) - 1))
         out.add_token_merges([" ".join(m) for m in merges])
         out.add_eos_token_id(0)
+    if pieces is not None:
+        add_pieces(out, pieces)
     quantised = gguf.GGMLQuantizationType[kind]
 
     def add(name, value):
@@ -183,6 +189,12 @@ OTHERS = {
         "rope_linear": 8.0,
     },
 }
+
+
+GEMMA = ModelSpec(
+    **SHAPE, vocab=300, qk_norm=False, tied=True, rope_scaling=None,
+    arch=dataclasses.replace(FAMILIES["gemma2"].shared, **OTHERS["gemma2"]),
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("family", OTHERS)
@@ -422,46 +434,53 @@ PIECES = {
 }
 
 
-def write_pieces(path, how, **fields):
-    """A SentencePiece model, learnt by its own library, and a file of it as llama.cpp writes one."""
-
-    import sentencepiece
-
+@functools.cache
+def learnt_pieces(how):
+    """A SentencePiece model of 1,500 pieces, learnt by its own library."""
     verses = [read() for _, read in sorted(embedded_readers("bible").items())[:150]]
     learnt = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=(line for text in verses for line in text.split("\n") if line), model_writer=learnt,
         vocab_size=1500, model_type="bpe", byte_fallback=True, normalization_rule_name="identity",
-        remove_extra_whitespaces=False, minloglevel=2, **how,
+        remove_extra_whitespaces=False, minloglevel=2, **PIECES[how],
     )  # fmt: skip
-    theirs = sentencepiece.SentencePieceProcessor(model_proto=learnt.getvalue())
-    ids, user = range(theirs.get_piece_size()), set(how.get("user_defined_symbols", ()))
+    return sentencepiece.SentencePieceProcessor(model_proto=learnt.getvalue())
+
+
+def add_pieces(out, how, num_scores=None, charsmap=False):
+    """The fields that llama.cpp writes of a SentencePiece model."""
+    theirs, user = learnt_pieces(how), PIECES[how].get("user_defined_symbols", ())
+    ids = range(theirs.get_piece_size())
     pieces = [theirs.id_to_piece(i) for i in ids]
     kinds = [
         2 if theirs.is_unknown(i) else 3 if theirs.is_control(i) else 6 if theirs.is_byte(i) else 4 if pieces[i] in user else 1
         for i in ids
     ]  # fmt: skip
-    out = gguf.GGUFWriter(path, "gemma2")
     out.add_tokenizer_model("llama")
     out.add_tokenizer_pre("default")
     out.add_token_list(pieces)
-    out.add_token_scores([theirs.get_score(i) for i in ids][: fields.get("num_scores")])
+    out.add_token_scores([theirs.get_score(i) for i in ids][:num_scores])
     out.add_token_types(kinds)
-    out.add_add_space_prefix(how["add_dummy_prefix"])
+    out.add_add_space_prefix(PIECES[how]["add_dummy_prefix"])
     out.add_bos_token_id(theirs.bos_id())
-    if fields.get("charsmap"):
+    if charsmap:
         out.add_precompiled_charsmap(b"abc")
+
+
+def write_pieces(path, how, **lies):
+    """A file of a tokenizer alone."""
+    out = gguf.GGUFWriter(path, "gemma2")
+    add_pieces(out, how, **lies)
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.close()
-    return read_gguf(path), theirs
+    return read_gguf(path)
 
 
 @pytest.mark.parametrize("how", PIECES)
 def test_pieces_are_cut_as_sentencepiece_cuts_them(tmp_path, how):
     """The tokens of the library that learnt them, on text, on runs of spaces and on random strings; and the text's bytes."""
-    file, theirs = write_pieces(tmp_path / "m.gguf", PIECES[how])
-    ours = tokenizer_of_gguf(file)
+    theirs, ours = learnt_pieces(how), tokenizer_of_gguf(write_pieces(tmp_path / "m.gguf", how))
     count, rng = text_token_bytes(ours), random.Random(0)
     texts = [read() for _, read in sorted(embedded_readers("bible").items())[400:420]]
     texts += [
@@ -484,8 +503,23 @@ def test_pieces_are_cut_as_sentencepiece_cuts_them(tmp_path, how):
     assert ours.encode("a").ids[0] == theirs.bos_id()
 
 
-@pytest.mark.parametrize("fields, message", [({"num_scores": 9}, "9 scores"), ({"charsmap": 1}, "changes texts")])  # fmt: skip
-def test_pieces_that_do_not_fit_are_refused(tmp_path, fields, message):
-    file, _ = write_pieces(tmp_path / "m.gguf", PIECES["as it is"], **fields)
+@pytest.mark.parametrize("lies, message", [({"num_scores": 9}, "9 scores"), ({"charsmap": True}, "changes texts")])  # fmt: skip
+def test_pieces_that_do_not_fit_are_refused(tmp_path, lies, message):
+    file = write_pieces(tmp_path / "m.gguf", "as it is", **lies)
     with pytest.raises(UserError, match=message):
         tokenizer_of_gguf(file)
+
+
+def test_a_gemma_scores_a_text_from_one_file(tmp_path):
+    """Bits of a text: those of the decoder on the library's own tokens, after the token that begins a text."""
+    spec = dataclasses.replace(GEMMA, vocab=1500)
+    model = init_model(spec, key=jax.random.key(0))
+    opened = open_model(write(tmp_path / "m.gguf", model, pieces="as it is"))
+    text = "In the beginning  God created\n\nthe naïve heaven."
+    rows = score_groups(opened, {"a": [Document("a", "1", text)]}).rows
+    theirs = learnt_pieces("as it is")
+    ids = np.array(theirs.encode(text))
+    chances = jax.nn.log_softmax(logits(model, jnp.array([[theirs.bos_id(), *ids[:-1]]]))[0])
+    nats = -chances[np.arange(len(ids)), ids].sum()
+    assert rows["num_bytes"].item() == len(text.encode())
+    assert rows["nats"].item() == pytest.approx(float(nats), rel=1e-4)
