@@ -209,3 +209,26 @@ def test_seconds_that_beat_the_peak_are_no_bound(share, told):
     row = module._row(0, runs, target, 1, {"seconds": whole / share})
     assert (row["seconds"] is not None) is told
     assert (row["utilisation_bound"] == pytest.approx(share)) is told
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 18.50G of 15.75G hbm.", 18.5),
+        ("RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (99.02G) exceeds available HBM (95.74G).", 99.02),
+        ("RESOURCE_EXHAUSTED: out of memory, in words of another version", None),
+    ],
+)  # fmt: skip
+def test_a_compiler_that_lacks_memory_says_that_a_step_does_not_fit(words, wanted, monkeypatch):
+    """In whatever words: a step that does not fit on one device is then tried on two."""
+    from relscale.model import compiled
+
+    def refuse(*_, **__):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(compiled, "compile_step", refuse)
+    task = {"target": "v5p:2x2x1", "sides": {"fsdp": 1, "tensor": 1}, "shape": {}}
+    told = compiled._answer(task, {find_target("v5p:2x2x1").name: []})
+    assert told["fits"] is False and "error" not in told
+    memory = told.get("memory_bytes")
+    assert memory == (wanted if wanted is None else pytest.approx(wanted * 2**30, abs=1))

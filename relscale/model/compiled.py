@@ -387,7 +387,8 @@ def fused_kernel(text: str) -> str:
     return "splash" if "splash" in text else "none"
 
 # %% ../../nbs/model/11_compiled.ipynb #14256c03
-_WANTED = re.compile(r"Used ([\d.]+)([GM]) of ([\d.]+)([GM])")
+# what TPU's compiler wanted of a memory that was too small: all of it, or what does not fit even without the state
+_WANTED = re.compile(r"(?:Used |memory required[^(]*\()([\d.]+)([GM])\)? (?:of|exceeds)")
 
 
 def _answer(task: dict, devices: dict[str, list]) -> dict:
@@ -405,6 +406,8 @@ def _answer(task: dict, devices: dict[str, list]) -> dict:
         if found := _WANTED.search(words):
             unit = {"G": 2**30, "M": 2**20}
             return {"memory_bytes": int(float(found[1]) * unit[found[2]]), "fits": False}
+        if "RESOURCE_EXHAUSTED" in words:  # told in words that are not known here
+            return {"fits": False}
         return {"error": " ".join(words.split())[:300]}
 
 
