@@ -208,12 +208,15 @@ def _figure(draw, label: str, size: tuple[float, float]) -> str:
 def _exponents_block(fit: ItemFit) -> dict:
     """All exponents with their three intervals."""
     level, base = f"{100 * fit.relative.level:g}", fit.relative.baseline
-    head = ["Group", "Exponent", f"Models, {level} %", f"Items, {level} %", f"Both, {level} %", "Items of it", "Clusters", "Verdict"]  # fmt: skip
+    head = ["Group", "Verdict", "Exponent", f"Models, {level} %", f"Items, {level} %", f"Both, {level} %", "Items of it"]  # fmt: skip
+    clustered = (fit.table["num_clusters"] != fit.table["num_items"]).any()
+    head += ["Clusters"] * clustered
     body = []
     for group in choose_groups(fit):
         row = fit.table.loc[group]
         spans = [f"{_signed(row[f'{k}low'])} to {_signed(row[f'{k}high'])}" for k in ("", "item_", "both_")]  # fmt: skip
-        body.append([str(group), _signed(row["delta_beta"]), *spans, f"{row['num_items']}", f"{row['num_clusters']}", row["verdict_rate"]])  # fmt: skip
+        counts = [row["num_items"], row["num_clusters"]][: 1 + clustered]
+        body.append([str(group), row["verdict_rate"], _signed(row["delta_beta"]), *spans, *map(str, counts)])  # fmt: skip
     return {
         "title": "Whose luck is in the exponents?",
         "lead": f"Each exponent is how the log of a group's error over that of {base} moves with scale; positive: its error falls more slowly.",
