@@ -209,7 +209,7 @@ def _exponents_block(fit: ItemFit) -> dict:
     """All exponents with their three intervals."""
     level, base = f"{100 * fit.relative.level:g}", fit.relative.baseline
     head = ["Group", "Verdict", "Exponent", f"Models, {level} %", f"Items, {level} %", f"Both, {level} %", "Items of it"]  # fmt: skip
-    clustered = (fit.table["num_clusters"] != fit.table["num_items"]).any()
+    clustered = bool((fit.table["num_clusters"] != fit.table["num_items"]).any())
     head += ["Clusters"] * clustered
     body = []
     for group in choose_groups(fit):
