@@ -318,6 +318,34 @@ def test_a_norm_rounds_once():
     np.testing.assert_array_equal(np.asarray(norm(x)), np.asarray(exact))
 
 
+@pytest.mark.parametrize("cap", [None, 3.0])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_mean_of_pieces_has_the_gradient_of_the_whole(grouped, dtype, cap):
+    """Pieces of 3 tokens do not divide 19, and a factor comes from outside: one half, which costs no bit. Rounding is that of sums in another order."""
+    spec, model, tokens = grouped
+    arch = dataclasses.replace(spec.arch, logit_softcap=cap)
+    model = dataclasses.replace(
+        with_compute(model, dtype), spec=dataclasses.replace(spec, arch=arch)
+    )
+    whole, pieces = (
+        jax.jit(jax.value_and_grad(lambda m, n=n: 0.5 * mean_nll(m, tokens, n)))(model)
+        for n in (2**20, 3 * tokens.shape[0] * spec.vocab)
+    )
+    np.testing.assert_allclose(pieces[0], whole[0], rtol=1e-5)
+    for ours, theirs in zip(jax.tree.leaves(pieces[1]), jax.tree.leaves(whole[1]), strict=True):
+        assert ours.dtype == theirs.dtype
+        assert jnp.abs(ours - theirs).max() < 1e-5 * jnp.abs(theirs).max()
+
+
+def test_the_mean_of_pieces_computes_no_logits_twice(grouped):
+    """Products of the head a piece: scores, gradient of the states, gradient of the head."""
+    spec, model, tokens = grouped
+    n = 3 * tokens.shape[0] * spec.vocab
+    traced = jax.make_jaxpr(jax.grad(lambda m: mean_nll(m, tokens, n)))(model)
+    dots = [e for e in equations(traced.jaxpr) if e.primitive.name == "dot_general"]
+    assert sum(any(spec.vocab in v.aval.shape for v in (*e.invars, *e.outvars)) for e in dots) == 3
+
+
 def test_pieces_of_a_bfloat16_batch_add_up_in_float32(grouped):
     """The head's gradient is a sum over pieces: 19 roundings to 8 bits would show as some 1e-2."""
     spec, model, tokens = grouped

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from ..core import UserError
 from .attention import attend, soft_cap
@@ -478,6 +478,24 @@ def _sequence_nll(
     return flat.reshape(targets.shape)
 
 
+def _cut(
+    rows: Shaped[Array, "batch seq ..."], length: int
+) -> Shaped[Array, "pieces batch length ..."]:
+    """Pieces of sequences, the last padded with zeros."""
+    batch, seq, *rest = rows.shape
+    count = -(-seq // length)
+    rows = jnp.pad(rows, ((0, 0), (0, count * length - seq), *((0, 0) for _ in rest)))
+    return rows.reshape(batch, count, length, *rest).swapaxes(0, 1)
+
+
+def _joined(
+    pieces: Shaped[Array, "pieces batch length ..."], seq: int
+) -> Shaped[Array, "batch seq ..."]:
+    """Sequences of their pieces, without the padding."""
+    count, batch, length, *rest = pieces.shape
+    return pieces.swapaxes(0, 1).reshape(batch, count * length, *rest)[:, :seq]
+
+
 def _sequence_nll_in_pieces(
     hidden: Float[Array, "batch seq hidden"],
     head: Float[Array, "vocab hidden"],
@@ -485,16 +503,64 @@ def _sequence_nll_in_pieces(
     cap: float | None,
     length: int,
 ) -> Float[Array, "batch seq"]:
-    batch, seq = targets.shape
-    count = -(-seq // length)
-    pad = count * length - seq
-    hidden = jnp.pad(hidden, ((0, 0), (0, pad), (0, 0))).reshape(batch, count, length, -1)
-    targets = jnp.pad(targets, ((0, 0), (0, pad))).reshape(batch, count, length)
+    rows = (_cut(hidden, length), _cut(targets, length))
     piece = jax.checkpoint(lambda x: _sequence_nll(x[0], head, x[1], cap))
-    nll = jax.lax.map(piece, (hidden.swapaxes(0, 1), targets.swapaxes(0, 1)))
-    return nll.swapaxes(0, 1).reshape(batch, -1)[:, :seq]
+    return _joined(jax.lax.map(piece, rows), targets.shape[1])
+
+# %% ../../nbs/model/01_decoder.ipynb #e5b1f7a0
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _mean_nll_in_pieces(
+    hidden: Float[Array, "batch seq hidden"],
+    head: Float[Array, "vocab hidden"],
+    targets: Int[Array, "batch seq"],
+    cap: float | None,
+    length: int,
+) -> Float[Array, ""]:
+    return jnp.mean(_sequence_nll_in_pieces(hidden, head, targets, cap, length))
+
+
+def _mean_nll_forward(hidden, head, targets, cap, length):
+    share = jnp.full(targets.shape, 1 / targets.size, jnp.float32)  # of a token in the mean
+
+    def piece(head_grad, rows):
+        own, wanted, weight = rows
+        flat, weight = own.reshape(-1, own.shape[-1]), weight.reshape(-1)
+        nll, kept = _head_nll_forward(flat, head, wanted.reshape(-1), cap)
+        own_grad, more, _ = _head_nll_backward(cap, kept, weight)
+        return head_grad + more, (jnp.sum(nll * weight), own_grad.reshape(own.shape))
+
+    rows = tuple(_cut(array, length) for array in (hidden, targets, share))
+    head_grad, (nll, grads) = jax.lax.scan(piece, jnp.zeros_like(head), rows)
+    return jnp.sum(nll), (_joined(grads, targets.shape[1]), head_grad)
+
+
+def _mean_nll_backward(cap, length, kept, gradient):
+    hidden_grad, head_grad = kept
+    scaled = (hidden_grad * gradient).astype(hidden_grad.dtype)
+    return scaled, head_grad * gradient.astype(head_grad.dtype), None
+
+
+_mean_nll_in_pieces.defvjp(_mean_nll_forward, _mean_nll_backward)
 
 # %% ../../nbs/model/01_decoder.ipynb #b6a60b77
+def _before_head(model, tokens, logits_at_once: int) -> tuple:
+    """What the head reads and predicts, and the length of a piece; None where all fits at once."""
+    if tokens.ndim != 2 or tokens.shape[1] < 2:
+        raise UserError(
+            f"tokens of shape {tokens.shape}: need [batch, seq + 1] with at least two tokens a row"
+        )
+    hidden, targets = model(tokens[:, :-1]), tokens[:, 1:]
+    length = max(1, logits_at_once // (targets.shape[0] * model.spec.vocab))
+    whole = length >= targets.shape[1]
+    return (
+        hidden,
+        model.output_head,
+        targets,
+        model.spec.arch.logit_softcap,
+        None if whole else length,
+    )
+
+
 def token_nll(
     model: Decoder, tokens: Int[Array, "batch seq_and_next"], logits_at_once: int = LOGITS_AT_ONCE
 ) -> Float[Array, "batch seq"]:
@@ -510,18 +576,17 @@ def token_nll(
     logits_at_once
         Most logits held at one time, over the whole batch; a larger batch is cut along `seq`.
     """
-    if tokens.ndim != 2 or tokens.shape[1] < 2:
-        raise UserError(
-            f"tokens of shape {tokens.shape}: need [batch, seq + 1] with at least two tokens a row"
-        )
-    hidden, targets = model(tokens[:, :-1]), tokens[:, 1:]
-    length = max(1, logits_at_once // (targets.shape[0] * model.spec.vocab))
-    head, cap = model.output_head, model.spec.arch.logit_softcap
-    if length >= targets.shape[1]:
+    hidden, head, targets, cap, length = _before_head(model, tokens, logits_at_once)
+    if length is None:
         return _sequence_nll(hidden, head, targets, cap)
     return _sequence_nll_in_pieces(hidden, head, targets, cap, length)
 
 # %% ../../nbs/model/01_decoder.ipynb #56ffadd4
-def mean_nll(model: Decoder, tokens: Int[Array, "batch seq_and_next"]) -> Float[Array, ""]:
-    """Mean loss over all next tokens of a batch, in nats: the training loss."""
-    return jnp.mean(token_nll(model, tokens))
+def mean_nll(
+    model: Decoder, tokens: Int[Array, "batch seq_and_next"], logits_at_once: int = LOGITS_AT_ONCE
+) -> Float[Array, ""]:
+    """Mean loss over all next tokens of a batch, in nats: the training loss. Arguments as of `token_nll`."""
+    hidden, head, targets, cap, length = _before_head(model, tokens, logits_at_once)
+    if length is None:
+        return jnp.mean(_sequence_nll(hidden, head, targets, cap))
+    return _mean_nll_in_pieces(hidden, head, targets, cap, length)
