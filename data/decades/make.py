@@ -133,16 +133,26 @@ def write_text(debian: Path, work: Path) -> None:
         print(f"{name}: {len(plan.runs)} runs, {plan.train_flops:.3g} training FLOPs")
 
 
+def joined(file: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of a table that is there, of other runs, and then these."""
+    if not file.exists():
+        return rows
+    old = read_table(file)
+    return pd.concat([old[~old["run_id"].isin(rows["run_id"])], rows], ignore_index=True)
+
+
 def write_tables(store: Path) -> None:
-    """Runs, scores, text and the core time of each piece, beside this file."""
+    """Runs, scores, text and the core time of each piece, beside this file; a store's tables are of its last plan."""
     plans = {name: uniform(*own) for name, own in PIECES.items()}
-    runs = read_table(store / "runs.parquet")
     piece_of = {run.run_id: name for name, plan in plans.items() for run in plan.runs}
-    runs = runs[runs["run_id"].isin(piece_of)]
-    write_table(runs.assign(suite="decades"), HERE / "runs.csv")
+    runs = read_table(store / "runs.parquet")
+    runs = runs[runs["run_id"].isin(piece_of)].assign(suite="decades")
+    runs = joined(HERE / "runs.csv", runs).sort_values(["budget_flops", "num_params", "seed"])
+    write_table(runs, HERE / "runs.csv")
     scores = read_table(store / "scores.parquet")
     kept = scores["run_id"].isin(runs["run_id"]) & scores["metric"].isin(METRICS)
-    write_table(scores[kept & ~scores["task"].str.endswith(":subjects")], HERE / "scores.parquet")
+    scores = joined(HERE / "scores.parquet", scores[kept & ~scores["task"].str.endswith(":subjects")])  # fmt: skip
+    write_table(scores.sort_values(["run_id", "task", "group"]), HERE / "scores.parquet")
     card = json.loads((store / "corpora.json").read_text())
     text = pd.DataFrame(card["corpora"]).drop(columns=["versions"])
     tokens = [card["stores"][f"{domain}-train"]["num_tokens"] for domain in text["domain"]]
@@ -150,12 +160,10 @@ def write_tables(store: Path) -> None:
     spent = []
     for name in plans:
         own = runs[runs["run_id"].map(piece_of) == name]
-        times = [
-            json.loads((store / f"runs/{run_id}/timing.json").read_text())
-            for run_id in own["run_id"]
-        ]
-        sums = pd.DataFrame(times).filter(regex="_s$").sum().round(1).add_prefix("core_")
-        spent.append({"piece": name, "runs": len(own), "train_flops": own["train_flops"].sum()} | sums.to_dict())  # fmt: skip
+        files = [store / f"runs/{run_id}/timing.json" for run_id in own["run_id"]]
+        times = pd.DataFrame([json.loads(f.read_text()) for f in files if f.exists()])
+        sums = times.filter(regex="_s$").sum().round(1).add_prefix("core_")
+        spent.append({"piece": name, "runs": len(own), "timed": len(times), "train_flops": own["train_flops"].sum()} | sums.to_dict())  # fmt: skip
     write_table(pd.DataFrame(spent), HERE / "spent.csv")
 
 
