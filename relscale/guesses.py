@@ -277,9 +277,6 @@ def _refuse_one_measure(value: str, others: list[str], where: str) -> None:
     listed = ", ".join(others[: 6 if more else 7])
     such = f"groups={others[0]!r}" if len(others) == 1 else f"groups={tuple(others[:6])!r}"
     such += ", and so on" if more else ""
-    such = (
-        such if all(re.fullmatch(r"[\w.%+-]+", c) for c in others[:6]) else "groups="
-    )  # no shell takes others bare
     raise UserError(
         f"{where}: no column tells the group of each {value}: name it by columns={{'group': ...}}; or if {listed}{more} hold one group's values each, "
         f"give {'them' if len(others) > 1 else 'it and others'} by {such}, and higher_is_better=True if they are scores"

@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import UserError, check_unpacked, machine_error
+from .core import UserError, check_unpacked, machine_error, no_key_twice
 from .files import decode_text, read_bytes
 from .columns import Imported, account_of
-from .table_files import no_key_twice
 from .tables import name_runs, validate_scores
 
 # %% ../nbs/14_lm_eval.ipynb #edd22d58

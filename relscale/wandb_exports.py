@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import UserError
+from .core import UserError, no_key_twice
 from .files import SHEET_SUFFIXES, Sheet, numbers_of, read_sheet, sheet_form
 from relscale.columns import (
     Imported,
@@ -29,7 +29,7 @@ from relscale.columns import (
     take_column,
 )
 from .names import is_score, words_of
-from .table_files import no_key_twice, parse_json
+from .table_files import parse_json
 from .tables import RUNS_SCHEMA, name_runs, validate_runs, validate_scores
 
 # %% ../nbs/13_wandb_exports.ipynb #eee2decb

@@ -9,14 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from relscale.analysis import analyse, analyse_points
 from relscale.cli import main
 from relscale.core import UserError
 from relscale.files import read_sheet
 from relscale.guesses import guess_columns
 from relscale.importers import read_points
 from relscale.laws.pairing import Columns, pair_points
+from relscale.laws.relative import fit_relative
 from relscale.lm_eval import from_lm_eval
 from relscale.names import role_of, unit_of_name
+from relscale.outputs import shell_words
 from relscale.table_fit import fit
 from relscale.tables import read_folder, read_table
 from relscale.wandb_exports import Metric, from_wandb
@@ -506,3 +509,28 @@ def test_a_panel_is_refused_with_a_way_for_a_shell(tmp_path, capsys):
     assert main(["fit", str(path), "--baseline", "web"]) == 2
     said = capsys.readouterr().err
     assert "choose CSV export" in said and "a table with a row for each run" in said
+
+
+@pytest.mark.parametrize("there, typed", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_match_in_frames_given_in_python(there, typed):
+    def of(form, text="Côte d'Ivoire"):
+        return unicodedata.normalize(form, text)
+
+    rows = long().rename(columns={"loss": "value", "domain": "group", "flops": "train_flops"})
+    rows = rows.replace({"group": {"web": of(there)}})
+    for verb in (fit_relative, analyse_points):
+        found = verb(rows, baseline=of(typed))
+        assert found.baseline == of(there) and of(there) not in found.summary().index
+    runs = rows.drop_duplicates("model").assign(run_id=lambda t: t["model"], suite="s", corpus="c", status="finished", budget_flops=lambda t: t["train_flops"], num_params=10**8, num_tokens=10**9)  # fmt: skip
+    scores = rows.rename(columns={"model": "run_id"})[["run_id", "group", "value"]].assign(task="t", metric="bits_per_byte", higher_is_better=False, task_version="1")  # fmt: skip
+    scores.loc[scores["run_id"] < "c", "group"] = scores["group"].map(lambda g: of(typed, g))
+    study = analyse(runs.drop(columns=["group", "value"]), scores, baseline=of(typed))
+    assert study.baseline == of("NFC") and set(study.summary().index) == {"news", "code"}
+
+
+def test_options_in_a_hint_take_names_with_blanks():
+    table = wide("{}", wiki_ppl=LOSSES["web"]).rename(columns={"web": "ARC Easy", "news": "Côte d'Ivoire"})  # fmt: skip
+    with pytest.raises(UserError, match="group of each wiki_ppl") as error:
+        fit(table, baseline="ARC Easy")
+    said = shell_words(str(error.value), ("groups", "map", "higher-is-better"))
+    assert """by --groups 'ARC Easy' 'Côte d'"'"'Ivoire' code, and --higher-is-better yes""" in said

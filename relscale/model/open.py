@@ -19,7 +19,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..core import UserError, fingerprint, hash_file, unsealed
+from ..core import UserError, fingerprint, hash_file, no_key_twice, unsealed
 from .checkpoints import checksums
 from .decoder import Decoder, init_model
 from relscale.model.gguf import (
@@ -229,7 +229,8 @@ def _open_run(name: str, tokenizer, dtype: str, window: int | None) -> OpenModel
 def _read_object(path: Path) -> dict:
     """A JSON object, empty where there is no file."""
     try:
-        value = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        text = path.read_text("utf-8") if path.is_file() else "{}"
+        value = json.loads(text, object_pairs_hook=no_key_twice)
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); fetch it again") from None
     if not isinstance(value, dict):
