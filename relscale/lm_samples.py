@@ -105,7 +105,7 @@ def _error(items: pd.DataFrame, key: str, value: float, by: str, file: Path) -> 
             return clustered_stderr(x, labels, weights), len(set(labels))
     return None
 
-
+# %% ../nbs/15_lm_samples.ipynb #10faac11
 def from_lm_eval_items(
     file: Path | str,
     *,

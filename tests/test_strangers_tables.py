@@ -534,3 +534,32 @@ def test_options_in_a_hint_take_names_with_blanks():
         fit(table, baseline="ARC Easy")
     said = shell_words(str(error.value), ("groups", "map", "higher-is-better"))
     assert """by --groups 'ARC Easy' 'Côte d'"'"'Ivoire' code, and --higher-is-better yes""" in said
+
+
+# --- cells that say what they count
+
+
+@pytest.mark.parametrize(
+    "name, cells, role",
+    [
+        ("Params", "70M params,120M params,230M params,0.4B params,740M (params),1.3B params", "num_params"),
+        ("Modellgröße", "0,07 Mrd. Parameter,0,12 Mrd. Parameter,0,23 Mrd. Parameter,0,4 Mrd. Parameter,0,74 Mrd. Parameter,1,3 Mrd. Parameter", "num_params"),
+        ("Params (M)", "70M,120M,230M,400M,740M,1.3B", "num_params"),
+        ("flops", "1e18 FLOPs,3×10¹⁸ FLOPs,10 EFLOPs,30 exaFLOPs,0.1 ZFLOPs,$3 \\times 10^{20}$", "train_flops"),
+    ],
+)  # fmt: skip
+def test_words_behind_numbers_are_read_and_told(name, cells, role):
+    cells = cells.replace(" Parameter,", " Parameter;").split(";") if ";" in cells.replace(" Parameter,", ";") else cells.split(",")  # fmt: skip
+    study = fit(wide(**{name: cells}).drop(columns="flops") if role != "train_flops" else wide(flops=cells), baseline="web")  # fmt: skip
+    found = sorted(study.rows[role].unique())
+    assert found == pytest.approx(sorted(FLOPS if role == "train_flops" else SIZES), rel=1e-9)
+    assert any(name in note and "cells" in note for note in study.notes[1:])
+
+
+def test_words_of_another_count_are_refused():
+    with pytest.raises(UserError, match="'300B tokens' is a number of tokens, and parameters are"):
+        read_points(wide(params=["300B tokens"] * 6), columns={"num_params": "params"})
+    with pytest.raises(UserError, match="'1e15 FLOP/s' is a number of FLOPs a second"):
+        read_points(wide(flops=[f"{n}e15 FLOP/s" for n in range(1, 7)]))
+    with pytest.raises(UserError, match="'1 or 2B params' is not a number: write the number alone"):
+        read_points(wide(params=["1 or 2B params"] * 6), columns={"num_params": "params"})

@@ -177,7 +177,7 @@ def _check_against_card(store: Path) -> None:
     if fingerprint(file.read_bytes()) != wanted:
         raise UserError(f"{file}: damaged: not the tokenizer of this store; {mend}")
 
-
+# %% ../../nbs/model/10_open.ipynb #e673fb5a
 def _check_weights(folder: Path) -> None:
     """Hold the files of a run's weights against its `files.json`; without a whole one their checksums still tell."""
     try:
