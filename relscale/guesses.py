@@ -259,7 +259,8 @@ def _doubts_of_beside(sheet: Sheet, measures: list[str], numeric: list[str]) -> 
 
 
 def _doubts_of_groups(groups: Mapping[str, str]) -> list[str]:
-    """A doubt for each group that may be a mean over the others."""
+    """A doubt for each group that may be a mean over the others, or another column once more as pandas calls it: loss_usa.1."""
+    again = [c for c in groups.values() if re.sub(r"\.\d+$", "", c) in set(groups.values()) - {c}]
     means = [
         c
         for g, c in groups.items()
@@ -268,6 +269,9 @@ def _doubts_of_groups(groups: Mapping[str, str]) -> list[str]:
     return [
         f"{c} may be a mean over groups, and is taken for a group of its own: leave it out by groups="
         for c in means
+    ] + [
+        f"{c} may be a column that stood twice, and is taken for a group of its own: leave it out by groups="
+        for c in again
     ]
 
 # %% ../nbs/10_guesses.ipynb #33fe0268

@@ -563,3 +563,8 @@ def test_words_of_another_count_are_refused():
         read_points(wide(flops=[f"{n}e15 FLOP/s" for n in range(1, 7)]))
     with pytest.raises(UserError, match="'1 or 2B params' is not a number: write the number alone"):
         read_points(wide(params=["1 or 2B params"] * 6), columns={"num_params": "params"})
+
+
+def test_a_column_that_pandas_numbered_is_doubted():
+    study = fit(wide(**{"loss_news.1": LOSSES["news"]}), baseline="web")
+    assert "loss_news.1 may be a column that stood twice" in " ".join(study.doubts)
