@@ -27,6 +27,7 @@ from .laws.lines import fit_parabola
 from .laws.relative import Adjust, RelativeFit, fit_relative
 from .results import Result
 from .style import HOUSE_STYLE, group_style
+from .table_files import name_among
 from .tables import axis_label, join_scores, validate_runs
 
 # %% ../nbs/18_analysis.ipynb #2147ea56
@@ -191,6 +192,7 @@ def analyse(
     {'code': 'gap widens', 'speech': 'gap widens'}
     """
     rows = join_scores(runs, scores, metric=metric, task=task)
+    baseline = name_among(baseline, rows["group"].unique())
     _refuse_unfit(rows, scores, baseline, metric)
     order = ["budget_flops", "num_params", "run_id"]
     rows = rows.sort_values([*order, "group"], ignore_index=True)
@@ -276,7 +278,7 @@ def analyse_points(
     independent = relative.shared.unit in ("point", "budget") and interval != "block"
     judged = (diagnose(relative), drift_tolerance(relative)) if independent else (None, None)
     return Analysis(
-        rows, rows.iloc[:0], baseline, metric, "given", scale, None, points,
+        rows, rows.iloc[:0], relative.baseline, metric, "given", scale, None, points,
         _absolute_laws(points, scale), relative, *judged, relative.influence(), relative.notes,
     )  # fmt: skip
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACCOUNT', 'Source', 'account_of', 'Imported', 'Taken', 'find_column', 'nearest_column', 'call_source', 'named_file',
-           'nd_factor', 'read_scale', 'refuse_empty', 'read_value', 'mapped_column', 'take_column']
+           'nd_factor', 'read_scale', 'words_in_cells', 'refuse_empty', 'read_value', 'mapped_column', 'take_column']
 
 # %% ../nbs/09_columns.ipynb #5989e160
 import difflib
@@ -22,6 +22,7 @@ from .names import unit_factor, unit_of_name, words_of
 from .results import Result
 from .table_files import one_form
 from .tables import SCALES
+from .written_numbers import has_size, what_is_counted
 
 # %% ../nbs/09_columns.ipynb #6612bc4c
 ACCOUNT = ("kind", "name", "taken", "why")
@@ -129,6 +130,7 @@ def read_scale(sheet: Sheet, wanted: str, taken: Taken) -> pd.Series:
     """A scale in the contract's unit, its magnitude questioned unless the caller gave the unit."""
     factor = taken.factor if taken.told else unit_of_name(taken.column, wanted)
     whole = wanted in ("num_params", "num_tokens")
+    counted = wanted if whole else "flops"
     logs = factor is not None and np.isnan(factor)
     with named_file(sheet.where):
         try:
@@ -136,7 +138,9 @@ def read_scale(sheet: Sheet, wanted: str, taken: Taken) -> pd.Series:
                 found = 10.0 ** numbers_of(sheet, taken.column).astype(float)
                 found = found.round().astype("Int64") if whole else found
             else:
-                found = numbers_of(sheet, taken.column, sizes=True, whole=whole, factor=factor)
+                found = numbers_of(
+                    sheet, taken.column, sizes=True, whole=whole, factor=factor, counted=counted
+                )
         except UserError as error:
             if not whole or "whole number" not in str(error):
                 raise
@@ -163,6 +167,16 @@ def read_scale(sheet: Sheet, wanted: str, taken: Taken) -> pd.Series:
                 f"give the unit, {wanted} = {taken.column}:1e9 for billions, or {taken.column}:1 if it is right"
             )
     return found
+
+# %% ../nbs/09_columns.ipynb #a6135039
+def words_in_cells(sheet: Sheet, column: str, wanted: str) -> list[str]:
+    """A line on cells of a scale that say themselves what they count, or a size where the header tells one too."""
+    cells = [str(c) for c in sheet.frame[column].dropna()]
+    said = [c for c in cells if what_is_counted(c)[1]]
+    if said:
+        return [f"{column}: cells say what they count, as {said[0]!r}, and were read so"]
+    sized = [c for c in cells if has_size(c)] if unit_of_name(column, wanted) else []
+    return [f"{column}: cells have sizes of their own, as {sized[0]!r}, which count, and not the header's"] if sized else []  # fmt: skip
 
 
 _UNITS = {"num_params": "parameters", "num_tokens": "training tokens", "budget_flops": "FLOPs", "forward_flops": "FLOPs", "train_flops": "FLOPs"}  # fmt: skip

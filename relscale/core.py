@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CELL_BYTES', 'UserError', 'RunFailed', 'Preempted', 'WorkerLost', 'require', 'MachineError', 'machine_error',
            'told_by_name', 'bits_per_byte', 'human', 'human_time', 'atomic_path', 'write_atomic', 'check_name',
-           'most_unpacked', 'check_unpacked', 'check_parquet', 'plain_text', 'claim', 'process_started', 'is_running',
-           'fingerprint', 'sealed', 'unsealed', 'hash_file', 'data_path']
+           'most_unpacked', 'check_unpacked', 'check_parquet', 'plain_text', 'no_key_twice', 'claim', 'process_started',
+           'is_running', 'fingerprint', 'sealed', 'unsealed', 'hash_file', 'data_path']
 
 # %% ../nbs/00_core.ipynb #c2f2ac95
 import contextlib
@@ -280,6 +280,16 @@ _OBEYED = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 def plain_text(text: str) -> str:
     """A text with nothing in it that a terminal obeys; such characters are written as \\x1b."""
     return _OBEYED.sub(lambda found: ascii(found[0])[1:-1], text)
+
+# %% ../nbs/00_core.ipynb #8b81734c
+def no_key_twice(pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object, unless one of its keys would hide another; an `object_pairs_hook`."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [k for k, _ in pairs]
+        twice = next(k for k in keys if keys.count(k) > 1)
+        raise ValueError(f"key {twice!r:.60} stands twice in a record")
+    return found
 
 # %% ../nbs/00_core.ipynb #9aef6a01
 @contextlib.contextmanager

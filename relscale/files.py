@@ -33,7 +33,14 @@ from relscale.core import (
 )
 from .results import Result
 from .table_files import one_form, parse_json, plain_cell, told_by_file
-from .written_numbers import comma_of, number_of, plain_number, unknown_size
+from relscale.written_numbers import (
+    bare_counts,
+    comma_of,
+    has_size,
+    mend_of,
+    number_of,
+    plain_number,
+)
 
 # %% ../nbs/06_files.ipynb #1ac83ddc
 _PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -436,15 +443,16 @@ def numbers_of(
     sizes: bool = False,
     whole: bool = False,
     factor: float | None = None,
+    counted: str | None = None,
 ) -> pd.Series:
     """A column's cells as numbers times a factor; missing where a cell is empty.
 
-    `sizes` admits 12M and 1.4B, and `whole` gives whole numbers, rounded where a factor or a size was applied.
+    `sizes` admits 12M and 1.4B, `counted` (num_params, num_tokens or flops) what a cell may say that it counts, and `whole` gives whole numbers, rounded where a factor or a size was applied.
 
     Raises
     ------
     UserError
-        A cell is no finite number, or its comma can be read in two ways.
+        A cell is no finite number, counts something else, or its comma can be read in two ways.
     """
     cells = sheet.frame[column]
     missing = cells.isna().to_numpy()
@@ -457,6 +465,9 @@ def numbers_of(
         None if m else (repr(float(c)) if isinstance(c, float) else str(c))
         for c, m in zip(cells, missing, strict=True)
     ]
+    said, (texts, times, bad, other) = texts, bare_counts(texts, counted)
+    if bad.any():
+        raise UserError(f"{sheet.cells(bad, column)}: {other}")
     comma = comma_of([t for t in texts if t is not None], sheet.decimal_commas)
     if comma == "unknown":
         at = np.array([t is not None and ("," in t or "." in t) for t in texts])
@@ -470,14 +481,14 @@ def numbers_of(
     ]  # fmt: skip
     bad = np.array([f is None or not f.is_finite() for f in found], bool) & ~missing
     if bad.any():
-        example = texts[int(np.flatnonzero(bad)[0])]
-        mend = "mend or drop these rows"
-        if sizes and (word := unknown_size(example)):
-            mend = f"{word!r} is no size that is known: write it out, such as 1300000000 or 1.3e9"
+        at = int(np.flatnonzero(bad)[0])
+        example, mend = said[at], mend_of(texts[at], sizes)
         raise UserError(f"{sheet.cells(bad, column)}: {example!r} is not a number: {mend}")
+    found = [None if f is None else f * t for f, t in zip(found, times, strict=True)]
     if factor is not None:
-        times = Decimal(repr(float(factor)))
-        found = [None if f is None else f * times for f in found]
+        own = [t is not None and sizes and has_size(plain_number(t, comma)) for t in texts]
+        scale = Decimal(repr(float(factor)))
+        found = [f if f is None or o else f * scale for f, o in zip(found, own, strict=True)]
     if whole:
         return _whole_numbers(sheet, column, texts, found, factor is not None)
     plain = [np.nan if f is None else float(f) for f in found]

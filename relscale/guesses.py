@@ -259,7 +259,8 @@ def _doubts_of_beside(sheet: Sheet, measures: list[str], numeric: list[str]) -> 
 
 
 def _doubts_of_groups(groups: Mapping[str, str]) -> list[str]:
-    """A doubt for each group that may be a mean over the others."""
+    """A doubt for each group that may be a mean over the others, or another column once more as pandas calls it: loss_usa.1."""
+    again = [c for c in groups.values() if re.sub(r"\.\d+$", "", c) in set(groups.values()) - {c}]
     means = [
         c
         for g, c in groups.items()
@@ -268,6 +269,9 @@ def _doubts_of_groups(groups: Mapping[str, str]) -> list[str]:
     return [
         f"{c} may be a mean over groups, and is taken for a group of its own: leave it out by groups="
         for c in means
+    ] + [
+        f"{c} may be a column that stood twice, and is taken for a group of its own: leave it out by groups="
+        for c in again
     ]
 
 # %% ../nbs/10_guesses.ipynb #33fe0268
@@ -277,9 +281,6 @@ def _refuse_one_measure(value: str, others: list[str], where: str) -> None:
     listed = ", ".join(others[: 6 if more else 7])
     such = f"groups={others[0]!r}" if len(others) == 1 else f"groups={tuple(others[:6])!r}"
     such += ", and so on" if more else ""
-    such = (
-        such if all(re.fullmatch(r"[\w.%+-]+", c) for c in others[:6]) else "groups="
-    )  # no shell takes others bare
     raise UserError(
         f"{where}: no column tells the group of each {value}: name it by columns={{'group': ...}}; or if {listed}{more} hold one group's values each, "
         f"give {'them' if len(others) > 1 else 'it and others'} by {such}, and higher_is_better=True if they are scores"

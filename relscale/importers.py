@@ -27,6 +27,7 @@ from relscale.columns import (
     read_value,
     refuse_empty,
     take_column,
+    words_in_cells,
 )
 from .guesses import Guess, guess_columns, match_groups
 from relscale.names import (
@@ -393,6 +394,12 @@ def _points_of(sheet: Sheet, guess: Guess, left: list[tuple], better, carry: boo
     with named_file(sheet.where):
         rows = validate_rows(rows.drop(columns="_row"), _rows_in(sheet, rows["_row"].to_numpy(int)))
     notes = [("row", note, False, "blank or no data") for note in sheet.notes]
+    notes += [
+        ("column", line, True, "words in cells")
+        for wanted, column in taken.items()
+        if wanted in SCALES
+        for line in words_in_cells(sheet, column, wanted)
+    ]
     turned = [("column", line, True, "direction") for line in said]
     shown = Guess(
         {k: "a function" if callable(v) else v for k, v in guess.columns.items()},
@@ -406,7 +413,7 @@ def _points_of(sheet: Sheet, guess: Guess, left: list[tuple], better, carry: boo
         [*doubts, *said, *more] if carry else [*doubts, *more],
     )
 
-
+# %% ../nbs/12_importers.ipynb #0d1738c3
 def _rows_in(sheet: Sheet, positions: np.ndarray) -> RowNames:
     """What names rows of points as their table counts them; `positions` are their rows of the sheet."""
     return lambda mask: sheet.rows(np.isin(np.arange(len(sheet.frame)), positions[mask]))

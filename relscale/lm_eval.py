@@ -16,10 +16,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import UserError, check_unpacked, machine_error
+from .core import UserError, check_unpacked, machine_error, no_key_twice
 from .files import decode_text, read_bytes
 from .columns import Imported, account_of
-from .table_files import no_key_twice
 from .tables import name_runs, validate_scores
 
 # %% ../nbs/14_lm_eval.ipynb #edd22d58
@@ -120,7 +119,7 @@ def read_evaluations(
         list(dict.fromkeys(doubts)),
     )
 
-
+# %% ../nbs/14_lm_eval.ipynb #9be71e80
 def _place_of(file: Path | str) -> str:
     """What a file's place calls the model whose results it holds: its own name, or its folder's where that is a common one."""
     name = Path(str(file)).stem
@@ -163,16 +162,7 @@ def _once(scores: pd.DataFrame, newest: bool, account: list) -> pd.DataFrame:
     return scores.drop_duplicates(key, keep="last", ignore_index=True)
 
 # %% ../nbs/14_lm_eval.ipynb #137debad
-_UNREADABLE = (
-    ValueError,
-    OSError,
-    MemoryError,
-    EOFError,
-    KeyError,
-    RecursionError,
-    zipfile.BadZipFile,
-    NotImplementedError,
-)
+_UNREADABLE = (ValueError, OSError, MemoryError, EOFError, KeyError, RecursionError, zipfile.BadZipFile, NotImplementedError)  # fmt: skip
 _DATE = re.compile(r"\d{4}-\d\d-\d\d(T[\d.+-]+)?|\d{4}_\d\d_\d\d-[\d_]+")
 
 
@@ -307,7 +297,7 @@ def _run_ids(models: list[dict], runs, files: list[str]) -> list[str]:
             )
     return found
 
-
+# %% ../nbs/14_lm_eval.ipynb #573b5498
 def _model_of(data: Mapping) -> dict:
     """The model and revision of a harness's file: `model_name`, or where it is absent the arguments of the model."""
     config = data.get("config") if isinstance(data.get("config"), Mapping) else {}
@@ -350,7 +340,7 @@ def _changed_rules(data: Mapping, metrics: set[str]) -> list[str]:
         )
     return told
 
-
+# %% ../nbs/14_lm_eval.ipynb #d3dbf148
 def _read_harness(data: Mapping, file: str, given: Mapping[str, bool], doubts: list[str]):
     """The model and rows of one results file of the harness; None when it is none."""
     results = data.get("results")

@@ -7,6 +7,7 @@ __all__ = ['clustered_stderr', 'from_lm_eval_items']
 
 # %% ../nbs/15_lm_samples.ipynb #c2c1d030
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import numpy as np
 import pandas as pd
 
 from .columns import Imported
-from .core import UserError
+from .core import UserError, no_key_twice
+from .files import decode_text, read_bytes
 from .lm_eval import children_of, from_lm_eval, is_number, places_of
-from .table_files import no_key_twice
 from .tables import name_runs, validate_scores
 
 # %% ../nbs/15_lm_samples.ipynb #0d4517f5
@@ -54,7 +55,7 @@ def clustered_stderr(
 # %% ../nbs/15_lm_samples.ipynb #487fcaef
 def _items(file: Path, name: str) -> pd.DataFrame:
     """Records of one task's items, those that lie beside a results file."""
-    date = file.stem.partition("_")[2]
+    date = re.sub(r"\.json(\.gz)?$", "", file.name, flags=re.IGNORECASE).partition("_")[2]
     path = file.with_name(f"samples_{name}_{date}.jsonl")
     try:
         lines = [line for line in path.read_text("utf-8").split("\n") if line.strip()]
@@ -104,7 +105,7 @@ def _error(items: pd.DataFrame, key: str, value: float, by: str, file: Path) -> 
             return clustered_stderr(x, labels, weights), len(set(labels))
     return None
 
-
+# %% ../nbs/15_lm_samples.ipynb #10faac11
 def from_lm_eval_items(
     file: Path | str,
     *,
@@ -135,7 +136,7 @@ def from_lm_eval_items(
     """
     file = Path(file)
     read = from_lm_eval(file, runs=runs, higher_is_better=higher_is_better)
-    data: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    data: dict[str, Any] = json.loads(decode_text(read_bytes(file)))
     children, found, items = children_of(data), {}, {}
     for name, values in (data["results"] | (data.get("groups") or {})).items():
         for leaf in _leaves(name, children):

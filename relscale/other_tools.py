@@ -38,14 +38,11 @@ def _lighteval(data: Mapping, file: str, given: Mapping[str, bool], doubts: list
         parts = key.split("|")
         if key == "all" or len(parts) < 2:
             continue
-        shots = next(
-            (
-                i
-                for i in range(len(parts) - 1, 0, -1)
-                if parts[i].isdigit() and not (i > 1 and parts[i - 1].isdigit())
-            ),
-            len(parts),
+        places = range(len(parts) - 1, 0, -1)
+        counts = (
+            i for i in places if parts[i].isdigit() and not (i > 1 and parts[i - 1].isdigit())
         )
+        shots = next(counts, len(parts))
         task, _, group = parts[shots - 1].removeprefix("hendrycksTest-").partition(":")
         if parts[shots - 1].startswith("hendrycksTest-"):
             task, group = "mmlu", task

@@ -6,9 +6,11 @@
 __all__ = ['latex_table', 'json_text', 'check_outputs', 'OutputChoices', 'shell_words', 'arguments_of', 'in_options', 'tell']
 
 # %% ../nbs/25_outputs.ipynb #c472db53
+import ast
 import json
 import math
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, is_dataclass
@@ -205,6 +207,15 @@ _PHRASES = (
 )
 
 
+def _shell_values(text: str) -> list[str]:
+    """A value of Python, or several in brackets, as a shell takes them: what has blanks or stars in it in quotes."""
+    try:
+        found = ast.literal_eval(text) if text[:1] in ("(", "'", '"') else text
+    except (ValueError, SyntaxError):
+        found = text
+    return [shlex.quote(str(v)) for v in (found if isinstance(found, tuple) else [found]) if v]
+
+
 def shell_words(said: str, takes: Sequence[str]) -> str:
     """A message with a command's own options where it names arguments of Python; `takes` are the options of the command."""
     for pattern, words in _PHRASES if "map" in takes else ():
@@ -214,10 +225,10 @@ def shell_words(said: str, takes: Sequence[str]) -> str:
     )
 
     def option(found: re.Match) -> str:
-        value = re.sub(r"[()',]", "", found[2] or "").strip()
-        return f"--{found[1].replace('_', '-')}{' ' if value else ''}{value}"
+        return " ".join([f"--{found[1].replace('_', '-')}", *_shell_values(found[2] or "")])
 
-    said = re.sub(rf"(?<![\w'\"\-])({names})=(\([^()]*\))", option, said)  # several values
+    several = r"""\((?:'[^']*'|"[^"]*"|[^()'"])*\)"""
+    said = re.sub(rf"(?<![\w'\"\-])({names})=({several})", option, said)
     kept = re.split(
         r"(--[a-z][\w-]*(?: '[^']*'| \S+=\S+)?|'[^']*=[^']*')", said
     )  # what is said in options already

@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 
-from .core import UserError
+from .core import UserError, no_key_twice
 
 # %% ../nbs/02_results.ipynb #8699e860
 def _encode_column(column: pd.Series) -> dict:
@@ -145,7 +145,7 @@ class Result(Record):
         """
         try:
             kinds = {**_record_types(), cls.__name__: cls}
-            result = _decode(json.loads(text), kinds)
+            result = _decode(json.loads(text, object_pairs_hook=no_key_twice), kinds)
         except (*_UNLIKE, RecursionError) as error:
             reason = " ".join(str(error).split())[:120]
             raise UserError(

@@ -263,7 +263,8 @@ def _notes_of(points: Points, names: Mapping[str, str]) -> tuple[str, ...]:
     ]
     called = [f"{old} is called {new}" for old, new in names.items() if new != old]
     more = [f"{len(called) - 6} more have other names"] if len(called) > 7 else []
-    return (repr(points.guess), *left, *called[: 6 if more else 7], *more)
+    words = points.account.loc[points.account["why"] == "words in cells", "name"]
+    return (repr(points.guess), *words, *left, *called[: 6 if more else 7], *more)
 
 
 def _with_notes(

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from .core import UserError, plain_text
-from .table_files import read_as_is, write_frame
+from .table_files import one_form, read_as_is, write_frame
 
 # %% ../nbs/04_tables.ipynb #7ec8a27f
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _cast(column: pd.Series, kind: str, rows: RowNames = name_rows) -> pd.Series
     """A column in its declared type; raises UserError naming the rows that do not fit."""
     missing = column.isna().to_numpy()
     if kind == "text":
-        values = [None if m else str(v) for v, m in zip(column, missing, strict=True)]
+        values = [None if m else one_form(str(v)) for v, m in zip(column, missing, strict=True)]
         return pd.Series(
             values, index=column.index, name=column.name, dtype=None if values else object
         )

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .core import UserError
+from .core import UserError, no_key_twice
 from .files import SHEET_SUFFIXES, Sheet, numbers_of, read_sheet, sheet_form
 from relscale.columns import (
     Imported,
@@ -29,7 +29,7 @@ from relscale.columns import (
     take_column,
 )
 from .names import is_score, words_of
-from .table_files import no_key_twice, parse_json
+from .table_files import parse_json
 from .tables import RUNS_SCHEMA, name_runs, validate_runs, validate_scores
 
 # %% ../nbs/13_wandb_exports.ipynb #eee2decb
@@ -328,7 +328,7 @@ def _dictionary(text: str) -> dict | None:
         return None
     return found if isinstance(found, dict) else None
 
-
+# %% ../nbs/13_wandb_exports.ipynb #a08e37aa
 def _all_braces(column: pd.Series) -> bool:
     """Whether every cell that is filled stands in braces."""
     there = column.dropna() if column.dtype.kind not in "iufb" else column[:0]
@@ -489,7 +489,7 @@ def is_panel(names: Sequence[str], metrics: Sequence[Metric] | str = ()) -> bool
         and not any(m.match(c) for m in known for c in lines)
     )
 
-
+# %% ../nbs/13_wandb_exports.ipynb #19212c79
 def _panel(
     sheet: Sheet, lines: dict[str, tuple[str, str]], account: list, doubts: list
 ) -> list[tuple[str, Sheet]]:

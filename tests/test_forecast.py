@@ -271,7 +271,7 @@ def test_refusals(ladder):
         (lambda: fit_forecast(ladder, score="acc"), "rows lack acc"),
         (
             lambda: fit_forecast(ladder.assign(score=50.0)),
-            "score, rows 0, 1, 2, 3, 4: must be fractions",
+            "score, rows 0, 1, 2, 3, 4.*from 0.: must be fractions",
         ),
         (lambda: fit_forecast(ladder.assign(loss=np.nan)), "loss, rows 0"),
         (lambda: fit_forecast(ladder.assign(score=0.5, loss=1.0)), "loss has 1 different"),

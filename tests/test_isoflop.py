@@ -130,7 +130,7 @@ def test_refusals(suite):
         fit_isoflop(suite, error="paloma_macro_loss")
     with pytest.raises(UserError, match="rows lack bpb"):
         fit_isoflop(rows, error="bpb")
-    with pytest.raises(UserError, match="loss, rows 4"):
+    with pytest.raises(UserError, match="loss, row 4 .from 0."):
         fit_isoflop(rows.assign(loss=rows["loss"].where(rows.index != 4)))
     with pytest.raises(UserError, match="repeat a run_id"):
         fit_isoflop(rows.assign(run_id="a"))

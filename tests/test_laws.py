@@ -115,7 +115,7 @@ def test_doubtful_fits_say_so():
 
 def test_refusals():
     rows = table([1e18, 1e19, 1e20, 1e21], [3.0, 2.8, 2.7, 2.65], w=[1.0, 1.0, 0.0, 1.0])
-    with pytest.raises(UserError, match="w, rows 2"):
+    with pytest.raises(UserError, match="w, row 2 .from 0."):
         fit_power_law(rows, scale="x", error="y", weights="w")
     with pytest.raises(UserError, match="at least 4"):
         fit_saturating_law(rows[:3], scale="x", error="y")

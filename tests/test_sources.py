@@ -226,7 +226,7 @@ def test_broken_and_empty_files_are_named(tmp_path, chapters):
     with pytest.raises(UserError, match=r"latin\.txt: not UTF-8 at byte 3"):
         load_domain(tmp_path / "empty")
     pq.write_table(pa.table({"body": ["a"], "text": [3]}), tmp_path / "odd.parquet")
-    with pytest.raises(UserError, match="row 0: 'text' is a int"):
+    with pytest.raises(UserError, match="row 0 .from 0.: 'text' is a int"):
         list(read_documents(tmp_path / "odd.parquet"))
     with pytest.raises(UserError, match=r"odd\.parquet: no field 'content' among body, text"):
         list(read_documents(Source("x", "parquet", str(tmp_path / "odd.parquet"), "content")))
@@ -324,7 +324,10 @@ def test_part_of_a_dataset(dataset, chapters):
     [
         ({"config": "Low"}, "Low"),
         ({"config": "High", "split": "test"}, "test"),
-        ({"config": "High", "text_field": "content"}, "row 0: no field 'content' among n, text"),
+        (
+            {"config": "High", "text_field": "content"},
+            "row 0 .from 0.: no field 'content' among n, text",
+        ),
         ({"path": "nobody/nothing"}, "dataset nobody/nothing.* gated dataset needs"),
     ],
 )
@@ -434,9 +437,9 @@ def test_json_in_lines_or_whole(tmp_path, content, texts, name):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ('[{"text": "a"}, "b"]', "item 1: a str, not an object"),
-        ('[{"text": "a"}, {"txt": "b"}]', "item 1: no field 'text' among txt"),
-        ('[["a"], ["b"]]', "item 0: a list, not an object"),
+        ('[{"text": "a"}, "b"]', "item 1 .from 0.: a str, not an object"),
+        ('[{"text": "a"}, {"txt": "b"}]', "item 1 .from 0.: no field 'text' among txt"),
+        ('[["a"], ["b"]]', "item 0 .from 0.: a list, not an object"),
         ('["a"]\n["b"]\n', "line 1: a list, not an object"),
         ('{"text": "a"}\n{"text": "b"', "line 2: not JSON"),
         ('[\n{"text": "a"},\n', "line 1: not JSON"),

@@ -9,14 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from relscale.analysis import analyse, analyse_points
 from relscale.cli import main
 from relscale.core import UserError
 from relscale.files import read_sheet
 from relscale.guesses import guess_columns
 from relscale.importers import read_points
 from relscale.laws.pairing import Columns, pair_points
+from relscale.laws.relative import fit_relative
 from relscale.lm_eval import from_lm_eval
 from relscale.names import role_of, unit_of_name
+from relscale.outputs import shell_words
 from relscale.table_fit import fit
 from relscale.tables import read_folder, read_table
 from relscale.wandb_exports import Metric, from_wandb
@@ -506,3 +509,62 @@ def test_a_panel_is_refused_with_a_way_for_a_shell(tmp_path, capsys):
     assert main(["fit", str(path), "--baseline", "web"]) == 2
     said = capsys.readouterr().err
     assert "choose CSV export" in said and "a table with a row for each run" in said
+
+
+@pytest.mark.parametrize("there, typed", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_match_in_frames_given_in_python(there, typed):
+    def of(form, text="Côte d'Ivoire"):
+        return unicodedata.normalize(form, text)
+
+    rows = long().rename(columns={"loss": "value", "domain": "group", "flops": "train_flops"})
+    rows = rows.replace({"group": {"web": of(there)}})
+    for verb in (fit_relative, analyse_points):
+        found = verb(rows, baseline=of(typed))
+        assert found.baseline == of(there) and of(there) not in found.summary().index
+    runs = rows.drop_duplicates("model").assign(run_id=lambda t: t["model"], suite="s", corpus="c", status="finished", budget_flops=lambda t: t["train_flops"], num_params=10**8, num_tokens=10**9)  # fmt: skip
+    scores = rows.rename(columns={"model": "run_id"})[["run_id", "group", "value"]].assign(task="t", metric="bits_per_byte", higher_is_better=False, task_version="1")  # fmt: skip
+    scores.loc[scores["run_id"] < "c", "group"] = scores["group"].map(lambda g: of(typed, g))
+    study = analyse(runs.drop(columns=["group", "value"]), scores, baseline=of(typed))
+    assert study.baseline == of("NFC") and set(study.summary().index) == {"news", "code"}
+
+
+def test_options_in_a_hint_take_names_with_blanks():
+    table = wide("{}", wiki_ppl=LOSSES["web"]).rename(columns={"web": "ARC Easy", "news": "Côte d'Ivoire"})  # fmt: skip
+    with pytest.raises(UserError, match="group of each wiki_ppl") as error:
+        fit(table, baseline="ARC Easy")
+    said = shell_words(str(error.value), ("groups", "map", "higher-is-better"))
+    assert """by --groups 'ARC Easy' 'Côte d'"'"'Ivoire' code, and --higher-is-better yes""" in said
+
+
+# --- cells that say what they count
+
+
+@pytest.mark.parametrize(
+    "name, cells, role",
+    [
+        ("Params", "70M params,120M params,230M params,0.4B params,740M (params),1.3B params", "num_params"),
+        ("Modellgröße", "0,07 Mrd. Parameter,0,12 Mrd. Parameter,0,23 Mrd. Parameter,0,4 Mrd. Parameter,0,74 Mrd. Parameter,1,3 Mrd. Parameter", "num_params"),
+        ("Params (M)", "70M,120M,230M,400M,740M,1.3B", "num_params"),
+        ("flops", "1e18 FLOPs,3×10¹⁸ FLOPs,10 EFLOPs,30 exaFLOPs,0.1 ZFLOPs,$3 \\times 10^{20}$", "train_flops"),
+    ],
+)  # fmt: skip
+def test_words_behind_numbers_are_read_and_told(name, cells, role):
+    cells = cells.replace(" Parameter,", " Parameter;").split(";") if ";" in cells.replace(" Parameter,", ";") else cells.split(",")  # fmt: skip
+    study = fit(wide(**{name: cells}).drop(columns="flops") if role != "train_flops" else wide(flops=cells), baseline="web")  # fmt: skip
+    found = sorted(study.rows[role].unique())
+    assert found == pytest.approx(sorted(FLOPS if role == "train_flops" else SIZES), rel=1e-9)
+    assert any(name in note and "cells" in note for note in study.notes[1:])
+
+
+def test_words_of_another_count_are_refused():
+    with pytest.raises(UserError, match="'300B tokens' is a number of tokens, and parameters are"):
+        read_points(wide(params=["300B tokens"] * 6), columns={"num_params": "params"})
+    with pytest.raises(UserError, match="'1e15 FLOP/s' is a number of FLOPs a second"):
+        read_points(wide(flops=[f"{n}e15 FLOP/s" for n in range(1, 7)]))
+    with pytest.raises(UserError, match="'1 or 2B params' is not a number: write the number alone"):
+        read_points(wide(params=["1 or 2B params"] * 6), columns={"num_params": "params"})
+
+
+def test_a_column_that_pandas_numbered_is_doubted():
+    study = fit(wide(**{"loss_news.1": LOSSES["news"]}), baseline="web")
+    assert "loss_news.1 may be a column that stood twice" in " ".join(study.doubts)

@@ -144,7 +144,7 @@ def _file_rows(path: Path) -> Iterator[tuple[str, dict]]:
             raise machine_error(error, path) or UserError(
                 f"{path}: broken ({error}); copy the file again"
             ) from None
-        yield from ((f"{path}, row {i}", row) for i, row in enumerate(rows))
+        yield from ((f"{path}, row {i} (from 0)", row) for i, row in enumerate(rows))
     else:
         with open_decompressed(path) as file:
             lines = [
@@ -196,7 +196,7 @@ def _hub_rows(place: str, config: str, split: str, files: str) -> Iterator[tuple
             streaming=True,
         )
         for i, row in enumerate(rows):
-            yield f"dataset {place}, row {i}", row
+            yield f"dataset {place}, row {i} (from 0)", row
     except UserError:
         raise
     except Exception as error:  # of the library, of Arrow, or of whatever carries the bytes

@@ -19,7 +19,7 @@ from .intervals import check_level, t_critical
 from .stages import Stage, fit_stage
 from ..results import ComputedResult, Record
 from ..style import OKABE_ITO, new_axes
-from ..tables import axis_label
+from ..tables import axis_label, name_rows
 
 # %% ../../nbs/laws/20_conformal.ipynb #f9deb95c
 @dataclass(frozen=True, eq=False)
@@ -235,9 +235,8 @@ def _check_members(rows: pd.DataFrame, names: list[str], member: str, run: str, 
     for name in positive:
         values = pd.to_numeric(rows[name], errors="coerce").to_numpy(float, na_value=np.nan)
         if not (good := np.isfinite(values) & (values > 0)).all():
-            where = ", ".join(map(str, np.flatnonzero(~good)[:5]))
             raise UserError(
-                f"{name}, rows {where}: must be positive finite numbers: mend or drop them"
+                f"{name}, {name_rows(~good)}: must be positive finite numbers: mend or drop them"
             )
     if (twice := rows.duplicated([run, member])).any():
         found = rows.loc[twice, [run, member]].iloc[0]

@@ -21,7 +21,7 @@ from .intervals import check_level, t_critical
 from .stages import Stage, fit_stage, parameter_rows, stage_bands, within_link
 from ..results import ComputedResult
 from ..style import OKABE_ITO, new_axes
-from ..tables import axis_label, join_scores
+from ..tables import axis_label, join_scores, name_rows
 
 # %% ../../nbs/laws/21_forecast.ipynb #c14c5d2a
 def pair_scores(
@@ -295,8 +295,7 @@ def check_models(
             good &= (values >= 0) & (values <= 1)
             wanted = "fractions of one (or link='linear')"
         if not good.all():
-            where = ", ".join(map(str, np.flatnonzero(~good)[:5]))
-            raise UserError(f"{name}, rows {where}: must be {wanted}: mend or drop them")
+            raise UserError(f"{name}, {name_rows(~good)}: must be {wanted}: mend or drop them")
     return rows.sort_values([*scale, error, score], ignore_index=True)
 
 # %% ../../nbs/laws/21_forecast.ipynb #f40540a4
@@ -340,9 +339,8 @@ def _chance(rows: pd.DataFrame, chance, options: str | None):
         raise UserError(f"rows lack {options}: there is {', '.join(map(str, rows.columns))}")
     count = pd.to_numeric(rows[options], errors="coerce").to_numpy(float, na_value=np.nan)
     if not (good := np.isfinite(count) & (count >= 2)).all():
-        where = ", ".join(map(str, np.flatnonzero(~good)[:5]))
         raise UserError(
-            f"{options}, rows {where}: must be numbers of options from two up: mend them"
+            f"{options}, {name_rows(~good)}: must be numbers of options from two up: mend them"
         )
     return float(np.mean(1 / count))
 

@@ -13,6 +13,7 @@ from ..core import UserError
 from .isoflop import IsoFlopFit
 from .lines import fit_parabola, place_optima
 from .profiles import diverged_runs, poor_fits, run_scatter
+from ..tables import name_rows
 
 # %% ../../nbs/laws/11_frontiers.ipynb #7c1f0180
 def _read_at(
@@ -154,8 +155,7 @@ def _check_readable(fit: IsoFlopFit, rows: pd.DataFrame, group: str, error: str,
         )
     bad = ~np.isfinite(rows[error].to_numpy(float, na_value=np.nan))
     if bad.any():
-        where = ", ".join(map(str, np.flatnonzero(bad)[:5]))
-        raise UserError(f"{error}, rows {where}: no finite value: mend or drop them")
+        raise UserError(f"{error}, {name_rows(bad)}: no finite value: mend or drop them")
 
 # %% ../../nbs/laws/11_frontiers.ipynb #ccb72ab2
 def frontier_doubts(points: pd.DataFrame, group: str = "group") -> list[str]:

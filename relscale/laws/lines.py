@@ -15,6 +15,7 @@ import pandas as pd
 
 from ..core import UserError
 from ..results import Record
+from ..tables import name_rows
 
 # %% ../../nbs/laws/00_lines.ipynb #3b6d6fc2
 @dataclass(frozen=True)
@@ -250,8 +251,7 @@ def check_rows(rows: pd.DataFrame, numbers: Sequence[str]) -> pd.DataFrame:
         values = pd.to_numeric(rows[name], errors="coerce").to_numpy(float, na_value=np.nan)
         bad = ~(np.isfinite(values) & (values > 0))
         if bad.any():
-            where = ", ".join(map(str, np.flatnonzero(bad)[:5]))
             raise UserError(
-                f"{name}, rows {where}: a law in logarithms needs positive finite values: mend or drop them"
+                f"{name}, {name_rows(bad)}: a law in logarithms needs positive finite values: mend or drop them"
             )
     return rows

@@ -15,6 +15,7 @@ import pandas as pd
 from ..core import UserError
 from .mixed import Unit
 from ..results import Record
+from ..tables import name_rows
 
 # %% ../../nbs/laws/15_pairing.ipynb #0a90a61f
 @dataclass(frozen=True)
@@ -77,14 +78,14 @@ def check_points(rows: pd.DataFrame, columns: Columns) -> None:
             if column in (columns.weights, columns.stderr):
                 why = f"{column} must be positive"
             raise UserError(
-                f"{column} of group {rows[columns.group].iloc[where[0]]!r}, row {where[0]} (from 0; {len(where)} in all): "
+                f"{column} of group {rows[columns.group].iloc[where[0]]!r}, {name_rows(bad)}: "
                 f"{values[where[0]]:g} has no logarithm: {why}"
             )
     keys = (columns.group, columns.run, columns.seed, columns.member, columns.family)
     for column in (c for c in keys if c is not None):
         if rows[column].isna().any():
             raise UserError(
-                f"{column}, row {int(rows[column].isna().argmax())} (from 0): empty: fill or drop it"
+                f"{column}, {name_rows(rows[column].isna().to_numpy())}: empty: fill or drop it"
             )
 
 

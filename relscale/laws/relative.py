@@ -45,6 +45,7 @@ from .mixed import SharedLines
 from .pairing import Columns, Pairs, pair_points
 from ..results import Result
 from ..style import group_style, name_ends, new_axes
+from ..table_files import name_among
 from ..tables import axis_label
 
 # %% ../../nbs/laws/18_relative.ipynb #8c3c4f9e
@@ -352,7 +353,8 @@ def fit_relative(
     columns = Columns(group, scale, error, run, _column_name(seed), member, family, weights, stderr)
     _check_options(columns, interval, adjust, n_bootstrap)
     options = (interval, adjust, check_level(level), run_sigma, n_bootstrap, random_seed)
-    return _fit(rows, pair_points(rows, columns), baseline, columns, *options)
+    pairs = pair_points(rows, columns)
+    return _fit(rows, pairs, name_among(baseline, pairs.groups), columns, *options)
 
 # %% ../../nbs/laws/18_relative.ipynb #2a912949
 def _column_name(seed: str | None) -> str | None:

@@ -19,7 +19,7 @@ from .intervals import adjust_p, check_level, t_critical
 from .pairing import Columns, check_points
 from ..results import Record, Result
 from ..style import group_style, new_axes
-from ..tables import axis_label
+from ..tables import axis_label, name_rows
 
 # %% ../../nbs/laws/31_tokens_and_size.ipynb #c831ed87
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _logs(rows: pd.DataFrame, *names: str) -> np.ndarray:
         bad = ~(np.isfinite(column) & (column > 0))
         if bad.any():
             raise UserError(
-                f"{name}, row {int(bad.argmax())}: {column[bad][0]:g} has no logarithm: mend or drop it"
+                f"{name}, {name_rows(bad)}: {column[bad][0]:g} has no logarithm: mend or drop it"
             )
     return np.log(np.stack(values))
 

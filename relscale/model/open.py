@@ -20,7 +20,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ..core import UserError, fingerprint, hash_file, unsealed
+from ..core import UserError, fingerprint, hash_file, no_key_twice, unsealed
 from .checkpoints import checksums
 from .decoder import Decoder, init_model
 from relscale.model.gguf import (
@@ -178,7 +178,7 @@ def _check_against_card(store: Path) -> None:
     if fingerprint(file.read_bytes()) != wanted:
         raise UserError(f"{file}: damaged: not the tokenizer of this store; {mend}")
 
-
+# %% ../../nbs/model/10_open.ipynb #e673fb5a
 def _check_weights(folder: Path) -> None:
     """Hold the files of a run's weights against its `files.json`; without a whole one their checksums still tell."""
     try:
@@ -243,7 +243,8 @@ def _open_run(name: str, tokenizer, dtype: str, window: int | None) -> OpenModel
 def _read_object(path: Path) -> dict:
     """A JSON object, empty where there is no file."""
     try:
-        value = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        text = path.read_text("utf-8") if path.is_file() else "{}"
+        value = json.loads(text, object_pairs_hook=no_key_twice)
     except ValueError as error:
         raise UserError(f"{path}: not readable as JSON ({error}); fetch it again") from None
     if not isinstance(value, dict):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ..core import UserError, fingerprint
+from ..core import UserError, fingerprint, no_key_twice
 from .spec import from_dict, to_dict
 
 # %% ../../nbs/plan/02_claims.ipynb #f9a1a98d
@@ -65,11 +65,11 @@ def read_claims(path: Path | str) -> tuple[Claim, ...]:
     Raises
     ------
     UserError
-        There is no such file, it is no JSON, or a field is missing, unknown or of another type.
+        There is no such file, it is no JSON, a key stands twice, or a field is missing, unknown or of another type.
     """
     path = Path(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=no_key_twice)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file: check the path") from None
     except (ValueError, RecursionError) as error:

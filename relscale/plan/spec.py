@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from ..core import UserError, check_name, sealed, unsealed
+from ..core import UserError, check_name, no_key_twice, sealed, unsealed
 
 # %% ../../nbs/plan/00_spec.ipynb #ea626e4d
 @dataclass(frozen=True)
@@ -455,19 +455,9 @@ def from_dict(cls: type[T], value: Any, where: str = "") -> T:
 def from_json(cls: type[T], text: str) -> T:
     """Build a record from JSON text; see `from_dict`. A field that stands twice, or a seal that does not fit, is refused."""
     try:
-        value = json.loads(text, object_pairs_hook=_object)
+        value = json.loads(text, object_pairs_hook=no_key_twice)
         value = unsealed(value) if isinstance(value, dict) and "seal" in value else value
     except (ValueError, RecursionError) as error:
         kind = "damaged" if "checksum" in str(error) else "not valid JSON"
         raise UserError(f"{cls.__name__}: {kind} ({error})") from None
     return from_dict(cls, value)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict:
-    """A JSON object whose names differ."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in fields if names.count(name) > 1)
-        raise ValueError(f"field {twice!r:.60} stands twice")
-    return fields

@@ -141,7 +141,7 @@ def _table_parts(files: StoreFiles) -> Iterator[Part]:
                 said = "readable, and not as tables.json notes it: edited, or its sweep was killed"
                 yield Part(part, "unknown", (file,), 0, said)
 
-
+# %% ../../nbs/sweep/18_verify.ipynb #a14effb0
 def _other_parts(files: StoreFiles) -> Iterator[Part]:
     """Choices, leases of the store, compiled programs, and what nobody asked for."""
     card = files.record("corpora.json") or {}
@@ -295,7 +295,7 @@ def verify_store(where: Path | str, *, repair: bool = False) -> Verification:
         done = tuple(line for part in parts for line in repair_part(store, part))
     return Verification(store.url, tuple(survey_store(store)), (), done)
 
-
+# %% ../../nbs/sweep/18_verify.ipynb #efef5361
 def repair_part(store: Store, part: Part) -> Iterator[str]:
     """Do what a part asks for; yields what was done."""
     if part.state not in ("damaged", "missing"):

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
-from ..core import UserError, check_parquet, check_unpacked, machine_error
+from ..core import UserError, check_parquet, check_unpacked, machine_error, no_key_twice
 from .documents import PIECE_BYTES
 from .embedded import decode_text, encoding_of, read_utf8
 
@@ -97,13 +97,16 @@ def json_object(line: bytes | str, place: str) -> dict:
             f"{place}: zero bytes, as in UTF-16 without a byte order mark, or where a disk was full; mend the file"
         )
     try:
-        row = json.loads(_plain(line))
+        row = json.loads(_plain(line), object_pairs_hook=no_key_twice)
     except UnicodeDecodeError as error:
         raise UserError(f"{place}: not UTF-8 at byte {error.start}; convert the file") from None
     except (ValueError, RecursionError) as error:
-        at = f" at character {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
-        reason = f"{getattr(error, 'msg', error)}{at}"
-        raise UserError(f"{place}: not JSON: {reason}; mend or delete the line") from None
+        reason = f"not JSON: {error}"
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"not JSON: {error.msg} at character {error.colno}"
+        elif "stands twice" in str(error):
+            reason = str(error)
+        raise UserError(f"{place}: {reason}; mend or delete the line") from None
     if not isinstance(row, dict):
         raise UserError(f'{place}: a {type(row).__name__}, not an object like {{"text": "..."}}')
     return row
@@ -141,11 +144,11 @@ def _lines(file: BinaryIO) -> Iterator[bytes | str]:
     return iter(io.TextIOWrapper(file, encoding, newline="\n") if wide else file)
 
 
-def _json_value(lines: Iterator[bytes | str]) -> list | None:
+def _json_value(lines: Iterator[bytes | str], path: Path) -> list | None:
     """The rows of a file that is one JSON array or object; None where each line is an object."""
     first = next((line for line in lines if line.strip()), b"")
     try:
-        value = json.loads(_plain(first))
+        value = json.loads(_plain(first), object_pairs_hook=no_key_twice)
         whole = isinstance(value, list) and not any(line.strip() for line in lines)
         return value if whole else None
     except json.JSONDecodeError as error:
@@ -154,9 +157,12 @@ def _json_value(lines: Iterator[bytes | str]) -> list | None:
     except (ValueError, RecursionError):
         return None
     try:
-        value = json.loads(_plain(first[:0].join([first, *lines])))
-    except (ValueError, RecursionError):
+        text = _plain(first[:0].join([first, *lines]))
+        value = json.loads(text, object_pairs_hook=no_key_twice)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
         return None
+    except ValueError as error:  # a key stands twice: no line of its own tells where
+        raise UserError(f"{path}: {error}; mend the file") from None
     return value if isinstance(value, list) else [value]
 
 
@@ -167,9 +173,9 @@ def jsonl_rows(path: Path, name: str, field: str) -> Iterator[tuple[str, str]]:
     """
     read = [0]
     with _named_errors(path, read), open_decompressed(path) as file:
-        items = _json_value(_lines(file))
+        items = _json_value(_lines(file), path)
     for number, row in enumerate(items or ()):
-        place = f"{path}, item {number}"
+        place = f"{path}, item {number} (from 0)"
         if not isinstance(row, dict):
             raise UserError(
                 f'{place}: a {type(row).__name__}, not an object like {{"text": "..."}}'
@@ -245,12 +251,14 @@ def parquet_rows(path: Path, name: str, field: str) -> Iterator[tuple[str, str]]
                 row_text(dict.fromkeys(table.schema_arrow.names), field, str(path))
             for batch in table.iter_batches(batch_size=256, columns=[field]):
                 for value in batch.column(0):
-                    place = f"{path}, row {number}"
+                    place = f"{path}, row {number} (from 0)"
                     yield f"{name}row {number}", row_text({field: value.as_py()}, field, place)
                     number += 1
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}, row {number}: not UTF-8 at byte {error.start}") from None
+        raise UserError(
+            f"{path}, row {number} (from 0): not UTF-8 at byte {error.start}; convert the file"
+        ) from None
     except (OSError, pa.ArrowException) as error:
         raise machine_error(error, path) or UserError(
-            f"{path}, row {number}: broken ({error}); copy the file again"
+            f"{path}, row {number} (from 0): broken ({error}); copy the file again"
         ) from None

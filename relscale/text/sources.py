@@ -100,13 +100,16 @@ def _hugging_face(source: Source, seed: int | None) -> Iterator[tuple[str, str]]
         if seed is not None:
             rows = rows.shuffle(seed=seed, buffer_size=SHUFFLE_ROWS)
         for number, row in enumerate(rows):
-            yield f"row {number}", row_text(row, source.text_field, f"{place}, row {number}")
+            yield (
+                f"row {number}",
+                row_text(row, source.text_field, f"{place}, row {number} (from 0)"),
+            )
     except UserError:
         raise
     except Exception as error:  # of the library, of Arrow, or of whatever carries the bytes
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(
-            f"{place}, after row {number}: {reason}; check name, config, split and network; "
+            f"{place}, after row {number} (from 0): {reason}; check name, config, split and network; "
             f"a gated dataset needs `hf auth login`"
         ) from None
 

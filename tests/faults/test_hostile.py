@@ -235,7 +235,7 @@ def test_a_name_that_stands_twice_is_refused():
     twice = RUN.replace('"run_id"', '"run_id": "other", "run_id"', 1)
     assert refused(from_json, RunSpec, twice) == (
         True,
-        "RunSpec: not valid JSON (field 'run_id' stands twice)",
+        "RunSpec: not valid JSON (key 'run_id' stands twice in a record)",
     )
 
 
