@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 
 from .core import UserError, write_atomic
-from .laws.recipe_pairs import MACRO, RecipesApart
+from .laws.recipe_pairs import MACRO
+from .laws.recipes_apart import RecipesApart
 from .laws.recipes import RecipeComparison, scale_text
 from .manifest import Origin, add_manifest
 from .sheets import sheet_style

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 from relscale.core import UserError
 from relscale.eval.groups import score_groups
 from relscale.model.decoder import init_model, logits
-from relscale.model.gguf import config_of_gguf, load_gguf, read_gguf, read_tensor, tokenizer_of_gguf
+from relscale.model.gguf import config_of_gguf, load_gguf, read_gguf, read_tensor
+from relscale.model.gguf_tokenizer import tokenizer_of_gguf
 from relscale.model.hf_config import FAMILIES, config_of_spec, family_of, spec_of_config
 from relscale.model.open import open_model
 from relscale.plan.spec import ModelSpec, RopeScaling

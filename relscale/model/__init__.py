@@ -13,6 +13,7 @@ __all__ = [
     "hf_config",
     "hub",
     "gguf",
+    "gguf_tokenizer",
     "open",
     "compiled",
     "preflight",

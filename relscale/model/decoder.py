@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from ..core import UserError
 from .attention import attend, soft_cap
@@ -478,44 +478,28 @@ def _sequence_nll(
     return flat.reshape(targets.shape)
 
 
-def _cut(
-    rows: Shaped[Array, "batch seq ..."], length: int
-) -> Shaped[Array, "pieces batch length ..."]:
-    """Pieces of sequences, the last padded with zeros."""
+def _cut(rows: Array, length: int) -> Array:
+    """Pieces [pieces, batch, length, ...] of sequences [batch, seq, ...], the last padded with zeros."""
     batch, seq, *rest = rows.shape
     count = -(-seq // length)
     rows = jnp.pad(rows, ((0, 0), (0, count * length - seq), *((0, 0) for _ in rest)))
     return rows.reshape(batch, count, length, *rest).swapaxes(0, 1)
 
 
-def _joined(
-    pieces: Shaped[Array, "pieces batch length ..."], seq: int
-) -> Shaped[Array, "batch seq ..."]:
+def _joined(pieces: Array, seq: int) -> Array:
     """Sequences of their pieces, without the padding."""
     count, batch, length, *rest = pieces.shape
     return pieces.swapaxes(0, 1).reshape(batch, count * length, *rest)[:, :seq]
 
 
-def _sequence_nll_in_pieces(
-    hidden: Float[Array, "batch seq hidden"],
-    head: Float[Array, "vocab hidden"],
-    targets: Int[Array, "batch seq"],
-    cap: float | None,
-    length: int,
-) -> Float[Array, "batch seq"]:
+def _sequence_nll_in_pieces(hidden, head, targets, cap, length: int) -> Float[Array, "batch seq"]:
     rows = (_cut(hidden, length), _cut(targets, length))
     piece = jax.checkpoint(lambda x: _sequence_nll(x[0], head, x[1], cap))
     return _joined(jax.lax.map(piece, rows), targets.shape[1])
 
 # %% ../../nbs/model/01_decoder.ipynb #e5b1f7a0
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _mean_nll_in_pieces(
-    hidden: Float[Array, "batch seq hidden"],
-    head: Float[Array, "vocab hidden"],
-    targets: Int[Array, "batch seq"],
-    cap: float | None,
-    length: int,
-) -> Float[Array, ""]:
+def _mean_nll_in_pieces(hidden, head, targets, cap, length) -> Float[Array, ""]:
     return jnp.mean(_sequence_nll_in_pieces(hidden, head, targets, cap, length))
 
 
@@ -536,8 +520,7 @@ def _mean_nll_forward(hidden, head, targets, cap, length):
 
 def _mean_nll_backward(cap, length, kept, gradient):
     hidden_grad, head_grad = kept
-    scaled = (hidden_grad * gradient).astype(hidden_grad.dtype)
-    return scaled, head_grad * gradient.astype(head_grad.dtype), None
+    return *((g * gradient).astype(g.dtype) for g in (hidden_grad, head_grad)), None
 
 
 _mean_nll_in_pieces.defvjp(_mean_nll_forward, _mean_nll_backward)
