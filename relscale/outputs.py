@@ -81,7 +81,7 @@ def _plain(value: object) -> object:
 
 
 def json_text(analysis: "Analysis") -> str:
-    """Answer, warnings, notes and one record a group, as JSON text of plain values."""
+    """Answer, warnings, notes and one record per group, as JSON text of plain values."""
     from relscale.analysis import short_answer
 
     laws = analysis.laws().reset_index()
@@ -333,7 +333,7 @@ def tell(analysis: "Analysis", outputs: OutputChoices) -> None:
 
 
 def _tell_shapes(analysis: "Analysis", outputs: OutputChoices) -> None:
-    """Whether each ratio is a straight law: a line a group where they are few, else a line an answer."""
+    """Whether each ratio is a straight law: one line per group where they are few, else one line per answer."""
     if analysis.diagnosis is None:
         return
     verdicts = analysis.diagnosis.verdicts()

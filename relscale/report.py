@@ -502,7 +502,7 @@ def _figures(analysis: Analysis) -> dict[str, str]:
         ),
     }
     if analysis.isoflop is not None:
-        label = "Macro mean against training tokens, a parabola a budget"
+        label = "Macro mean against training tokens, one parabola per budget"
         figures["isoflop"] = _svg(analysis.isoflop.plot, "iso", label, (4.3, 3.7))
     return figures
 

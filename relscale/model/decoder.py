@@ -512,7 +512,7 @@ def token_nll(
     """
     if tokens.ndim != 2 or tokens.shape[1] < 2:
         raise UserError(
-            f"tokens of shape {tokens.shape}: need [batch, seq + 1] with at least two tokens a row"
+            f"tokens of shape {tokens.shape}: need [batch, seq + 1] with at least two tokens per row"
         )
     hidden, targets = model(tokens[:, :-1]), tokens[:, 1:]
     length = max(1, logits_at_once // (targets.shape[0] * model.spec.vocab))
