@@ -18,6 +18,7 @@ PLAIN_CELL = re.compile(r"<(td|th)>\s*([^<]*?)\s*</\1>")
 NOTEBOOK = re.compile(r'(href="(?![a-z]+:|#|/)[^"#]*)\.ipynb(?=["#])')
 POWER = re.compile(r"(-?)(\d(?:\.\d+)?)e([+-]?)0*(\d+)")
 WHOLE = re.compile(r"(-?)(\d{7,})(?:\.0+)?")
+MANY_COLUMNS = 12  # of a table that few read whole: it stands behind a click
 PREFIXES = ((10**12, "T"), (10**9, "G"), (10**6, "M"))
 
 
@@ -193,9 +194,20 @@ def shape_frame(match: re.Match) -> str:
     return SHORT_NAME.sub('<th class="short">', head_words(head) + end + body)
 
 
+def behind_click(match: re.Match) -> str:
+    """A table with very many columns behind a click, where the words about it stay in sight."""
+    head = match[0].partition("</thead>")[0]
+    columns = max((len(HEAD_CELL.findall(row)) for row in ROW.findall(head)), default=0)
+    if columns <= MANY_COLUMNS or re.search(r"<details|<button", match[0]):
+        return match[0]
+    return f'<details class="more"><summary>Table of {columns - 1} columns</summary>{match[0]}</details>'
+
+
 def shape_tables(text: str) -> str:
     """An HTML output for the site: its own styles go, its tables are shaped, and no blank line ends the block."""
     text = FRAME.sub(shape_frame, STYLE.sub("", text))
+    if re.search(r"<p>|<ul>", text.partition("<table")[0]):
+        text = FRAME.sub(behind_click, text)
     # Tables with a style of their own do not take that of the site.
     text = STYLED.sub(lambda m: m[0].replace("<table>", '<table class="own">'), text)
     text = NOTEBOOK.sub(r"\1.html", text)

@@ -23,6 +23,10 @@ EXTENSIONS = {
 }
 DUNDER = re.compile(r"(?<![\w\\])__(\w+)__(?!\w)")
 UNIT = re.compile(r"(?<=\d) (?=%)")  # 5 % stays on one line
+FOLD = re.compile(r"<!-- (?:fold: (.+?)|/fold) -->")
+CARDS = "<!-- cards -->"
+HEADING = re.compile(r"(#+) ")
+PICTURE = re.compile(r"!\[.*?\]\((.*?)\)(\{.*?\})?", re.DOTALL)
 LIST_ITEM = re.compile(r"( *)([-*+]|\d+\.) +")
 MANY = 12  # fields; a record of more names them in the reference
 LONG = 26  # lines; a longer example is folded, and its output shown
@@ -62,6 +66,80 @@ def folded(summary: str, body: str, kind: str) -> str:
         f'<details class="{kind}" data-search-exclude markdown>\n'
         f"<summary>{summary}</summary>\n\n{body}\n\n</details>"
     )
+
+
+def in_folds(parts: list[str]) -> list[str]:
+    """Parts of a page with those behind a click that stand between `<!-- fold: WORDS -->` and `<!-- /fold -->`.
+
+    A fold also ends at the next heading of the level that it began in.
+    """
+    out: list[str] = []
+    level, opened = 0, None
+    for part in parts:
+        heading = HEADING.match(part)
+        if heading:
+            level = len(heading[1])
+        if opened is not None and heading and level <= opened:
+            out.append("</details>")
+            opened = None
+        at = 0
+        for mark in FOLD.finditer(part):
+            out.append(part[at : mark.start()].strip())
+            at = mark.end()
+            if opened is not None:
+                out.append("</details>")
+                opened = None
+            if mark[1]:
+                out.append(
+                    f'<details class="more" markdown>\n<summary>{html.escape(mark[1])}</summary>'
+                )
+                opened = level
+        out.append(part[at:].strip())
+    return [*filter(None, out), *(["</details>"] if opened is not None else [])]
+
+
+def in_cards(parts: list[str]) -> list[str]:
+    """Parts after `<!-- cards -->` as a grid: each heading of the third level a card of picture, words and folded code."""
+    at = next((k for k, part in enumerate(parts) if CARDS in part), len(parts))
+    if at == len(parts):
+        return parts
+    out, card = [*parts[:at], parts[at].replace(CARDS, "").strip()], None
+    grid: list[list[str]] = []
+
+    def close():
+        if grid:
+            cards = "\n\n".join(card_of(card) for card in grid)
+            out.append(f'<div class="cards" markdown>\n\n{cards}\n\n</div>')
+            grid.clear()
+
+    for part in parts[at + 1 :]:
+        heading = HEADING.match(part)
+        if heading and len(heading[1]) == 3:
+            card = [part]
+            grid.append(card)
+        elif heading or card is None:
+            close()
+            card = None
+            out.append(part)
+        else:
+            card.append(part)
+    close()
+    return out
+
+
+def card_of(parts: list[str]) -> str:
+    """A card: its heading, its pictures, which a click shows in full, its words, and its code behind a click."""
+    head, _, said = parts[0].partition("\n")
+    rest = [*filter(None, [said.strip()]), *parts[1:]]
+    pictures = [PICTURE.sub(r"[\g<0>](\1)", p) for p in rest if PICTURE.fullmatch(p)]
+    code = [p for p in rest if p.startswith(("```", "<details"))]
+    words = [p for p in rest if not PICTURE.fullmatch(p) and p not in code]
+    lines = sum(p.count("\n") - 1 for p in code if p.startswith("```"))
+    if lines:
+        bare = "\n\n".join(p for p in code if p.startswith("```"))
+        code = [folded(f"Code ({lines} line{'s' * (lines > 1)})", bare, "check"), *(p for p in code if p.startswith("<"))]  # fmt: skip
+    inside = "\n\n".join([head, *pictures, *words, *code])
+    return f'<div class="card" markdown>\n\n{inside}\n\n</div>'
 
 
 def spaced(text: str) -> str:
@@ -254,6 +332,14 @@ def taken_title(text: str) -> tuple[str, str, str]:
     return found[1], blurb, text[found.end() :].strip()
 
 
+def arranged(parts: list[str], for_site: bool) -> list[str]:
+    """Parts of a page with what they say about their own order obeyed; for README.md such remarks are left out."""
+    parts = [part.strip("\n") for part in parts if part.strip()]
+    if not for_site:
+        return [FOLD.sub("", part).replace(CARDS, "").strip("\n") for part in parts]
+    return in_cards(in_folds(parts))
+
+
 def make_page(
     notebook: Path,
     link: Callable[[str], str] = lambda target: target,
@@ -315,7 +401,7 @@ def make_page(
             else:
                 parts.append(shown_example(source, bool(outputs), long))
         parts += outputs
-    page.text = "\n\n".join(part for part in parts if part.strip())
+    page.text = "\n\n".join(arranged(parts, for_site))
     return page
 
 

@@ -55,7 +55,7 @@ def draw_relative(axes: Sequence, fits: Sequence[RelativeFit], sign: str, share:
     Parameters
     ----------
     axes, fits
-        One panel a fit.
+        One panel per fit.
     sign
         "G", or "1-G" in percent.
     share

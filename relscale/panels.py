@@ -154,7 +154,7 @@ def _absolute_and_relative(
     width: Width,
     covariates: Mapping[str, CovariateFit] | None,
 ) -> "Figure":
-    """Absolute laws, relative laws and, where given, slopes against a covariate: a column an analysis."""
+    """Absolute laws, relative laws and, where given, slopes against a covariate: one column per analysis."""
     found, titles = check_same_kind(analyses), list(analyses)
     if covariates is not None and list(covariates) != titles:
         raise UserError(

@@ -439,3 +439,58 @@ def test_readme_is_one_page_with_its_picture_on_the_first_screen():
     lines = (ROOT / "README.md").read_text().splitlines()
     assert len(lines) <= 90
     assert any(line.startswith("![") for line in lines[:15])
+
+
+def test_a_fold_ends_at_its_mark_or_with_its_section():
+    parts = [
+        "## One",
+        "seen\n\n<!-- fold: All rows & more -->",
+        "table",
+        "### Within",
+        "## Two\n\n<!-- fold: again -->",
+        "hidden",
+        "<!-- /fold -->\n\nseen again",
+        "<!-- fold: last -->\n\nrest",
+    ]
+    text = "\n\n".join(pages.arranged(parts, for_site=True))
+    opening = '<details class="more" markdown>\n<summary>'
+    assert text.count(opening) == text.count("</details>") == 3 and "<!--" not in text
+    first = text.split("</details>")[0]
+    assert f"seen\n\n{opening}All rows &amp; more</summary>\n\ntable\n\n### Within" in first
+    assert "hidden\n\n</details>\n\nseen again" in text and text.endswith("rest\n\n</details>")
+    assert pages.arranged(parts, for_site=False)[1] == "seen"  # GitHub has no folds
+
+
+def test_a_gallery_is_a_grid_of_cards():
+    """Each picture opens in full and stands before its words; code is folded, and nothing is lost."""
+    code_block = "```python\nax.plot()\nax.set()\n```"
+    parts = [
+        "Intro.\n\n<!-- cards -->",
+        "```python\nsetup\n```",
+        "## Wing",
+        "Words of the wing.",
+        "### A\n\nWhat it shows.",
+        code_block,
+        "![alt](g/1.png){ .figure }",
+        "### B",
+        code_block,
+        "![b](g/2.png){ .figure .wide }",
+        "## Next",
+        "After.",
+    ]
+    text = "\n\n".join(pages.arranged(parts, for_site=True))
+    assert text.count('<div class="card" markdown>') == 2 and text.count('<div class="cards"') == 1
+    assert text.count("<div") == text.count("</div>") and "<!--" not in text
+    card = text.split('<div class="card" markdown>')[1]
+    order = ["### A", "[![alt](g/1.png){ .figure }](g/1.png)", "What it shows.", "Code (2 lines)"]
+    assert [card.index(word) for word in order] == sorted(card.index(word) for word in order)
+    assert text.index("Words of the wing.") < text.index('<div class="cards"')
+    assert text.endswith("## Next\n\nAfter.")
+
+
+def test_a_table_of_many_columns_stands_behind_a_click():
+    head = "".join(f"<th>c{k}</th>" for k in range(14))
+    wide = f'<table class="dataframe"><thead><tr>{head}</tr></thead><tbody></tbody></table>'
+    assert "<summary>Table of 13 columns</summary>" in frames.shape_tables(f"<p>words</p>{wide}")
+    assert "<summary>" not in frames.shape_tables(wide)  # the table is all there is to see
+    assert "<summary>" not in frames.shape_tables(f"<p>words</p>{FRAME}")

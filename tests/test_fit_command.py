@@ -75,6 +75,45 @@ def test_a_table_becomes_verdicts_laws_and_a_page(tmp_path):
     assert again.returncode == 0 and (tmp_path / "again.html").read_text() == page
 
 
+def many_groups(number):
+    """A wide table of groups with names of many lengths and scripts."""
+    rng = np.random.default_rng(1)
+    names = [f"{'very_' * (k % 7)}long_subject_{k}" for k in range(number - 2)] + [
+        "一二三四五六",
+        "café",
+    ]
+    return pd.DataFrame(
+        {"train_flops": FLOPS}
+        | {n: 9 * FLOPS ** (-0.05 - 2e-4 * k) * np.exp(0.002 * rng.normal(size=6)) for k, n in enumerate(names)}
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_is_printed_fits_a_terminal_and_says_what_the_page_says(tmp_path, monkeypatch, width):
+    from relscale.report import verdict_words
+
+    monkeypatch.setenv("COLUMNS", str(width))
+    table = many_groups(57)
+    table.to_csv(tmp_path / "own.csv", index=False)
+    asked = ("own.csv", "--baseline", "long_subject_0", "--groups", *table.columns[1:])
+    said = relscale(tmp_path, "fit", *asked, "--verbose").stdout.split("\n\n")[0].splitlines()
+    words = verdict_words(fit(table, baseline="long_subject_0", groups=list(table.columns[1:])))
+    rows = [line for line in said[2:] if "%" in line]
+    assert len(rows) == len(words) == 56
+    cells = [len(line) + sum("一" <= c <= "龥" for c in line) for line in said]
+    assert said[0] == "Change per tenfold compute of the error relative to long_subject_0:"
+    assert max(cells) <= width
+    ends = [k for k, line in zip(cells[1:], said[1:], strict=True) if "  " in line.strip()]
+    assert len(set(ends)) == 1  # P stands flush right in every line
+    text = "\n".join(said)
+    for name, row in words.iterrows():
+        at = text.index(f"{name} ") if f"\n{name} " in text else text.index(f"\n{name}\n")
+        line = text[at:].strip().split(row["interval"].replace("−", "-"))[0]
+        for word in (row["falls"], row["gap"], row["percent"].replace("−", "-")):
+            assert word in line, name
+    assert ("ratio" in said[1]) == (width == 120)  # it stands there too where it fits
+
+
 def test_checkpoints_of_runs_are_judged_as_blocks(tmp_path):
     rng, rows = np.random.default_rng(5), []
     for run in range(12):

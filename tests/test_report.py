@@ -133,10 +133,64 @@ def test_page_stands_alone(study, tmp_path):
     assert not re.search(r"\ssrc=", text)
     ids = re.findall(r'\sid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
+    saved = re.findall(r'href="(data:text/plain[^"]+)"', text)
+    assert len(saved) == text.count("download=") == 2 * text.count('<p class="save">') >= 8
     targets = re.findall(r'href="([^"]+)"', text) + re.findall(r"url\(([^)]+)\)", text)
+    targets = [t for t in targets if t not in saved]
     assert targets and {t[0] for t in targets} == {"#"}
     assert {t[1:] for t in targets} <= set(ids)
     assert len(text.encode()) < 1_500_000
+
+
+def saved_files(text):
+    """What the links of a page save, by name."""
+    import re
+    from urllib.parse import unquote
+
+    links = re.findall(r'download="([^"]+)" href="data:text/plain;charset=utf-8,([^"]+)"', text)
+    return {name: unquote(content) for name, content in links}
+
+
+def test_every_table_can_be_saved_from_the_page(study, tmp_path):
+    """CSV keeps every digit; LaTeX has what is shown. Both are the numbers of the analysis."""
+    import io
+
+    plan = pd.DataFrame({"name": ["a,b_c", "50% & more"], "flops": [1 / 3, 2e18]})
+    files = saved_files(page(study, tmp_path, sections={"Plan & price": plan}))
+    stems = {"verdicts", "points-of-the-laws", "absolute-laws", "is-the-ratio-a-law", "plan-price"}
+    assert {f"{s}.{end}" for s in stems for end in ("csv", "tex")} <= set(files)
+    back = pd.read_csv(io.StringIO(files["plan-price.csv"]))
+    pd.testing.assert_frame_equal(back, plan, check_exact=True)
+    assert (
+        "50\\% \\& more" in files["plan-price.tex"]
+        and r"$2 \times 10^{18}$" in files["plan-price.tex"]
+    )
+    verdicts = pd.read_csv(io.StringIO(files["verdicts.csv"])).set_index("Group")
+    laws = study.relative.summary()
+    assert verdicts["Δβ"].to_dict() == laws["delta_beta"].to_dict()
+    points = pd.read_csv(io.StringIO(files["points-of-the-laws.csv"]))
+    assert points["Parameters"].tolist() == study.isoflop.optima["num_params"].tolist()
+    for name, text in files.items():
+        if name.endswith(".tex"):
+            rows = [line for line in text.splitlines() if line.endswith(r" \\")]
+            marks = text.partition("}{")[2].partition("}")[0]
+            assert {row.replace(r"\&", "").count("&") + 1 for row in rows} == {len(marks)}, name
+            assert text.isascii(), name
+
+
+def test_a_table_wider_than_paper_is_printed_in_parts(tmp_path):
+    """On paper nothing scrolls: each part repeats the first column, and all columns are there once."""
+    import re
+
+    groups = {f"g{k:02}": Surface(2.0 + k / 50, 0.2) for k in range(14)}
+    study = analyse(*simulate_suite(groups, seed=1), baseline="g00")
+    text = page(study, tmp_path)
+    (paper,) = re.findall(r'<div class="paper">(.*?)</div>', text, re.DOTALL)
+    parts = [re.findall(r"<th scope=\"col\"[^>]*>(.*?)</th>", p) for p in paper.split("<table")[1:]]
+    assert len(parts) > 1 and max(map(len, parts)) <= 9
+    assert {part[0] for part in parts} == {"Budget (FLOPs)"}
+    shown = [name for part in parts for name in part[1:]]
+    assert len(shown) == len(set(shown)) and set(groups) <= set(shown)
 
 
 def test_page_escapes_its_data(tmp_path):

@@ -130,7 +130,7 @@ class DocumentScores:
         return bits_per_byte_with_stderr(self.nats, self.num_bytes)
 
     def summary(self):
-        """A frame with one row a document: nats, bytes, tokens, bits per byte."""
+        """A frame with one row per document: nats, bytes, tokens, bits per byte."""
         import pandas as pd
 
         columns = {

@@ -50,15 +50,15 @@ def kinds_of_bytes(text: str) -> np.ndarray:
 class KindScores(ComputedResult):
     """Bits and bytes of every document by kind of byte, under one model. Made by `score_byte_kinds`."""
 
-    rows: pd.DataFrame  # group, document, kind, nats, num_bytes: a row a document and kind
+    rows: pd.DataFrame  # group, document, kind, nats, num_bytes: one row per document and kind
     model: str
 
     def summary(self) -> pd.DataFrame:
-        """One row a group and kind: bits_per_byte with its standard error over documents, share of the bytes, share of the bits."""
+        """One row per group and kind: bits_per_byte with its standard error over documents, share of the bytes, share of the bits."""
         return _by_kind(self)
 
     def gap(self, group: str, other: str) -> pd.DataFrame:
-        """What the difference of two groups' bits per byte consists of, a row a kind: rate, mix and their sum, each with its standard error over documents."""
+        """What the difference of two groups' bits per byte consists of, one row per kind: rate, mix and their sum, each with its standard error over documents."""
         return _gap(self, group, other)
 
     def plot(self, ax=None):

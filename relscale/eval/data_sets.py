@@ -251,7 +251,7 @@ class Items:
         return sum(map(len, self.items.values()))
 
     def summary(self):
-        """A frame with one row a group: items, examples, options, share of the commonest answer; licence and source in it."""
+        """A frame with one row per group: items, examples, options, share of the commonest answer; licence and source in it."""
         import pandas as pd
 
         rows = [

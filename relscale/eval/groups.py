@@ -283,7 +283,7 @@ class GroupScores(Result):
     num_empty: Mapping[str, int] = field(default_factory=dict)  # documents left out, by group
 
     def summary(self) -> pd.DataFrame:
-        """One row a group, then the means.
+        """One row per group, then the means.
 
         bits_per_byte, stderr, n
             All bits over all bytes of the group, its standard error over documents, and how many there are.

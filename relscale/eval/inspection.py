@@ -46,7 +46,7 @@ class TokenLikelihoods:
     is_greedy: np.ndarray
 
     def summary(self):
-        """A frame with one row a token; bytes that are no text of their own are written as \\xe2."""
+        """A frame with one row per token; bytes that are no text of their own are written as \\xe2."""
         import pandas as pd
 
         columns = {

@@ -55,7 +55,7 @@ def prompt_text(item: Item, format: Format) -> str:
 
 
 def scored_options(item: Item, format: Format) -> tuple[str, ...]:
-    """What is scored after the prompt, one text an option, without the delimiter."""
+    """What is scored after the prompt, one text per option, without the delimiter."""
     if format == "mcq":
         return tuple(_labels(item))
     if format == "modified-mcq":

@@ -530,7 +530,7 @@ def _before_head(model, tokens, logits_at_once: int) -> tuple:
     """What the head reads and predicts, and the length of a piece; None where all fits at once."""
     if tokens.ndim != 2 or tokens.shape[1] < 2:
         raise UserError(
-            f"tokens of shape {tokens.shape}: need [batch, seq + 1] with at least two tokens a row"
+            f"tokens of shape {tokens.shape}: need [batch, seq + 1] with at least two tokens per row"
         )
     hidden, targets = model(tokens[:, :-1]), tokens[:, 1:]
     length = max(1, logits_at_once // (targets.shape[0] * model.spec.vocab))

@@ -75,7 +75,7 @@ def leaf_spec(path: str, shape: Sequence[int], mesh: Mesh) -> PartitionSpec:
     Returns
     -------
     PartitionSpec
-        One entry a dimension: the axis that cuts it, or None.
+        One entry per dimension: the axis that cuts it, or None.
     """
     name = re.findall(r"\w+", path)[-1] if path else ""
     axes = next((axes for names, axes in RULES if re.fullmatch(names, name)), ())
@@ -182,7 +182,7 @@ def place_rows(
 
 # %% ../../nbs/model/03_mesh.ipynb #9a35d8df
 def layout(tree: PyTree, mesh: Mesh):
-    """One row a leaf: shape, how it is cut, bytes in all and on each device.
+    """One row per leaf: shape, how it is cut, bytes in all and on each device.
 
     Returns
     -------

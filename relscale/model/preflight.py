@@ -32,7 +32,7 @@ class Preflight(Result):
     collectives: pd.DataFrame
 
     def summary(self) -> pd.DataFrame:
-        """One row a number of devices: shapes, runs, the fullest device, the median bound on utilisation."""
+        """One row per number of devices: shapes, runs, the fullest device, the median bound on utilisation."""
         rows = self.rows.assign(devices=self.rows["devices"].fillna(0))
         by = rows.groupby("devices")
         return pd.DataFrame(
@@ -257,7 +257,7 @@ class WeakScaling(Result):
     rows: pd.DataFrame
 
     def summary(self) -> pd.DataFrame:
-        """Megabytes that a chip sends in a step, one row a number of chips, one column a sharding."""
+        """Megabytes that a chip sends in a step, one row per number of chips, one column per sharding."""
         sent = self.rows.pivot(index="devices", columns="sharding", values="sent_bytes") / 1e6
         return sent.rename_axis(columns="MB a chip")
 

@@ -28,7 +28,7 @@ class FleetCurve:
     rows: pd.DataFrame
 
     def summary(self) -> pd.DataFrame:
-        """One row a fleet: the choice; mean wall hours, its error and range; bounds; utilisation; preemptions."""
+        """One row per fleet: the choice; mean wall hours, its error and range; bounds; utilisation; preemptions."""
         return self.rows.copy()
 
     def plot(self, ax=None, *, label: str | None = None, color: str = OKABE_ITO[0]):
@@ -112,7 +112,7 @@ def _plot_curve(curve: FleetCurve, ax, label: str | None, color: str):
 # %% ../../nbs/plan/08_comparison.ipynb #e5e6435a
 @dataclass(frozen=True, eq=False)
 class IntervalCurve:
-    """Device-hours of a suite at one interval between checkpoints for all runs; `rows` has one interval a row."""
+    """Device-hours of a suite at one interval between checkpoints for all runs; `rows` has one interval per row."""
 
     fleet: Fleet
     rows: pd.DataFrame
@@ -126,7 +126,7 @@ class IntervalCurve:
         return float(self.rows.loc[self.rows["device_hours"].idxmin(), "interval_s"])
 
     def summary(self) -> pd.DataFrame:
-        """One row an interval: simulated device-hours, their standard error, and those expected."""
+        """One row per interval: simulated device-hours, their standard error, and those expected."""
         return self.rows.copy()
 
     def plot(self, ax=None):

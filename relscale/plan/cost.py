@@ -164,7 +164,7 @@ def _loss_bytes(model: ModelSpec, sequences: int, seq_len: int) -> float:
 # %% ../../nbs/plan/05_cost.ipynb #0cfc9a46
 @dataclass(frozen=True)
 class CostEstimate:
-    """Cost of each run of a plan on one kind of device; `rows` is a frame with one run a row."""
+    """Cost of each run of a plan on one kind of device; `rows` is a frame with one run per row."""
 
     chip: Chip
     utilisation: float
@@ -173,7 +173,7 @@ class CostEstimate:
     price_per_hour: float | None = None
 
     def summary(self):
-        """One row a budget: runs, FLOPs, device-hours, their price, the most memory on one device, devices needed.
+        """One row per budget: runs, FLOPs, device-hours, their price, the most memory on one device, devices needed.
 
         `runs_not_held` counts the runs that no number of devices holds; where there are any, `devices_needed` is empty.
         """

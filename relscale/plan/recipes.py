@@ -273,14 +273,14 @@ class Plan:
         return sum(run_flops(run)["train_flops"] for run in self.runs)
 
     def to_frame(self):
-        """One row a run: a valid `runs` table, with beta2 and the optimizer's name added, and the claims' fingerprint where there are any."""
+        """One row per run: a valid `runs` table, with beta2 and the optimizer's name added, and the claims' fingerprint where there are any."""
         import pandas as pd
 
         frame = pd.DataFrame([run_row(run, self.recipe.name) for run in self.runs])
         return frame.assign(claims=hash_claims(self.claims)) if self.claims else frame
 
     def summary(self):
-        """One row a budget: how many runs, the range of sizes and tokens, and the compute."""
+        """One row per budget: how many runs, the range of sizes and tokens, and the compute."""
         frame = self.to_frame()
         by = frame.groupby("budget_flops", sort=True)
         return by.agg(

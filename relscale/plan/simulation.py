@@ -160,7 +160,7 @@ class FleetResult:
         }
 
     def summary(self) -> pd.DataFrame:
-        """One row a quantity: mean over suites, its standard error, and where nine suites of ten lie.
+        """One row per quantity: mean over suites, its standard error, and where nine suites of ten lie.
 
         Rows are wall_hours, device-hours by use (trained, redone, checkpoints, waiting, idle), preemptions, and
         utilisation: the share of the fleet's time that trains.

@@ -106,7 +106,7 @@ class SweepResult:
         return bad | {i: reason for i, (_, reason) in self.failed.items()}
 
     def summary(self):
-        """Core time of this sweep, one row a part: seconds and share."""
+        """Core time of this sweep, one row per part: seconds and share."""
         import pandas as pd
 
         core_s = self.wall_s * self.num_workers or self.spent.get("wall_s", 0.0)

@@ -185,7 +185,7 @@ class SweepStatus:
         return _advice(self)
 
     def summary(self):
-        """One row a run, those under way first, then the longest."""
+        """One row per run, those under way first, then the longest."""
         return _frame(self)
 
     def to_html(self, *, reload_s: float | None = None) -> str:

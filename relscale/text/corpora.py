@@ -103,7 +103,7 @@ class Corpora:
         )
 
     def summary(self):
-        """One row a domain: counts, bytes, what was dropped, fingerprints, versions."""
+        """One row per domain: counts, bytes, what was dropped, fingerprints, versions."""
         import pandas as pd
 
         rows = [

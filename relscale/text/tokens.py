@@ -74,7 +74,7 @@ class TokenStore:
     """A domain's token stream on disk; made by `relscale.text.shards.write_store`, opened by `open_store`."""
 
     folder: Path
-    num_tokens: int  # with one end-of-text token a document
+    num_tokens: int  # with one end-of-text token per document
     num_bytes: int  # UTF-8 bytes of the text
     num_documents: int
     vocab_size: int
