@@ -270,7 +270,7 @@ def _cut(text: str, most: int) -> str:
         text = text[:-1]
     return text + "..."
 
-
+# %% ../nbs/25_outputs.ipynb #5e578822
 def verdict_lines(words: "pd.DataFrame", level: str, width: int = 80) -> list[str]:
     """The verdicts of `relscale.report.verdict_words` as aligned lines, none longer than `width` columns.
 
