@@ -19,7 +19,7 @@ def claims():
 
 @pytest.fixture(scope="module")
 def losses():
-    """Loss of MMLU by subject, one row a checkpoint; its FLOPs; and items and domain of every subject."""
+    """Loss of MMLU by subject, one row per checkpoint; its FLOPs; and items and domain of every subject."""
     scores = load_scores("gemstones").query("task == 'mmlu' and metric == 'loss'")
     wide = scores.pivot(index="run_id", columns="member", values="value")
     of = scores.groupby("member")[["n", "group"]].first()
