@@ -11,9 +11,9 @@ import pytest
 
 from relscale.cli import main
 from relscale.core import UserError
+from relscale.item_page import add_texts, carrier_words, choose_groups, write_items
 from relscale.laws import item_tables
 from relscale.laws.item_gaps import fit_items
-from relscale.laws.item_page import add_texts, carrier_words, choose_groups, write_items
 from relscale.laws.item_tables import read_items, resample_items
 from relscale.laws.relative import fit_relative
 from relscale.lm_samples import clustered_stderr

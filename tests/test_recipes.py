@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 import relscale as rs
-from relscale.laws.recipe_pairs import criticals, infer_apart, joint_p
+from relscale.laws.recipe_pairs import joint_p
+from relscale.laws.recipes_apart import criticals, infer_apart
 from relscale.laws.speedups import free_multiplier, infer_lines, power_multiplier, speedup_of_errors
 
 ROOT = Path(__file__).resolve().parent.parent
