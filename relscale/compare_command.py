@@ -14,6 +14,7 @@ import tyro
 
 from .core import UserError
 from .manifest import Origin, command_words, hash_inputs, name_inputs
+from .outputs import in_options
 
 # %% ../nbs/35_compare_command.ipynb #5c581596
 def read_constant(given: str | None, what: Literal["floor", "exponent"]):
@@ -72,6 +73,10 @@ class CompareCommand:
     """For a wide table: the columns that hold one group's errors each, or a pattern such as 'loss_*'."""
     higher_is_better: Literal["yes", "no"] | None = None
     """Whether values are scores (errors are then 1 - value) or errors; default: as their names tell."""
+    only: tuple[str, ...] = ()
+    """Rows that are taken, as column=value: task=paloma."""
+    sheet: str | None = None
+    """Of workbooks with several sheets: which one."""
     scale: str = "train_flops"
     """What the ladder is in."""
     at: float | None = None
@@ -105,13 +110,13 @@ class CompareCommand:
         return _compared(self)
 
 # %% ../nbs/35_compare_command.ipynb #9601528d
-def _told(pairs: tuple[str, ...]) -> dict[str, str]:
-    """Wanted name to found name, of `--map` pairs."""
+def _pairs(option: str, pairs: tuple[str, ...], such: str) -> dict[str, str]:
+    """Left to right of the pairs of an option such as `--map`."""
     told = {}
     for pair in pairs:
         left, equals, right = pair.partition("=")
         if not (left and equals and right):
-            raise UserError(f"--map {pair!r}: write ours=yours, such as value=loss")
+            raise UserError(f"--{option} {pair!r}: write {such}")
         told[left] = right
     return told
 
@@ -136,15 +141,6 @@ def _check(command: CompareCommand) -> None:
             "--recipe is for one table with both recipes: give one table, or leave it out"
         )
 
-
-def _as_typed(message: str) -> str:
-    """A message with options as they are typed, and not as Python has them."""
-    for python, shell in (("columns=", "--map "), ("groups=", "--groups "), ("match=", "--match "), ("higher_is_better=True", "--higher-is-better yes"),
-                          ("higher_is_better=False", "--higher-is-better no"), ("floor= is pinned without exponent=", "--floor is pinned without --exponent"),
-                          ("floor=", "--floor "), ("exponent=", "--exponent "), ("at=", "--at "), ("throughput=", "--throughput "), ("level=", "--level ")):  # fmt: skip
-        message = message.replace(python, shell)
-    return message
-
 # %% ../nbs/35_compare_command.ipynb #74dd0c18
 def _sources(command: CompareCommand) -> tuple[tuple[str, str], list]:
     """Names of the recipes, and the file of each with the rows that are its own."""
@@ -162,7 +158,7 @@ def _two_of_a_column(command: CompareCommand) -> tuple[str, str]:
     """The old and the new recipe of one table's column of recipes, or a UserError that lists what it has."""
     from relscale.files import read_sheet
 
-    frame = read_sheet(command.a).frame
+    frame = read_sheet(command.a, sheet=command.sheet).frame
     if command.recipe not in frame:
         raise UserError(
             f"--recipe {command.recipe}: no such column in {command.a}: there is {', '.join(map(str, frame.columns))}"
@@ -186,21 +182,20 @@ def _points_of(command: CompareCommand, path: Path, only: dict | None) -> tuple:
     groups = command.groups
     pattern = len(groups) == 1 and "*" in groups[0]
     upward = None if command.higher_is_better is None else command.higher_is_better == "yes"
-    try:
-        points = read_points(
-            path,
-            columns=_told(command.map),
-            groups=(groups[0] if pattern else list(groups)) or None,
-            higher_is_better=upward,
-            only=only,
-        )
-    except UserError as error:
-        raise UserError(_as_typed(str(error))) from None
+    points = read_points(
+        path,
+        columns=_pairs("map", command.map, "ours=yours, such as value=loss"),
+        groups=(groups[0] if pattern else list(groups)) or None,
+        higher_is_better=upward,
+        only=_pairs("only", command.only, "column=value, such as task=paloma") | (only or {}),
+        sheet=command.sheet,
+        flat=True,
+    )
     if command.scale not in points.rows:
         raise UserError(
             f"{path}: no column for {command.scale}: name it by --map {command.scale}=YOURS"
         )
-    return points.rows, [repr(points.guess), *map(_as_typed, points.doubts)]
+    return points.rows, [repr(points.guess), *in_options(points.doubts, CompareCommand)]
 
 
 def _compared(command: CompareCommand) -> tuple:
@@ -214,14 +209,10 @@ def _compared(command: CompareCommand) -> tuple:
         parts.append(rows)
         read += [line for line in said if line not in read]
     floor, exponent = (read_constant(getattr(command, w), w) for w in ("floor", "exponent"))
-    try:
-        found = compare(
-            *parts, old=old, new=new, scale=command.scale, at=command.at, floor=floor, exponent=exponent,
-            throughput=command.throughput, match=command.match, luck=command.luck, level=command.level,
-        )  # fmt: skip
-    except UserError as error:
-        raise UserError(_as_typed(str(error))) from None
-    return found, read
+    return compare(
+        *parts, old=old, new=new, scale=command.scale, at=command.at, floor=floor, exponent=exponent,
+        throughput=command.throughput, match=command.match, luck=command.luck, level=command.level,
+    ), read  # fmt: skip
 
 # %% ../nbs/35_compare_command.ipynb #59358b7f
 _SHOWN = (

@@ -114,8 +114,13 @@ def guess_columns(
     *,
     columns: Mapping[str, Source] | None = None,
     groups: Sequence[str] | Mapping[str, str] | str | None = None,
+    flat: bool = False,
+    asked: Sequence[str] = (),
 ) -> Guess:
     """What the columns of a table are, by their names; what `columns` and `groups` tell is kept.
+
+    With `flat` a table whose one column of errors has no column of groups beside it is of one group. Columns by which
+    rows are `asked` for hold no groups.
 
     Raises
     ------
@@ -153,7 +158,7 @@ def guess_columns(
             free.remove(name)
     if groups is not None:
         return Guess(taken, named, [])
-    return _guess_values(sheet, taken, free)
+    return _guess_values(sheet, taken, [c for c in free if c not in asked], flat)
 
 # %% ../nbs/10_guesses.ipynb #d9253a79
 def _group_column(
@@ -286,8 +291,14 @@ def _refuse_one_measure(value: str, others: list[str], where: str) -> None:
         f"give {'them' if len(others) > 1 else 'it and others'} by {such}, and higher_is_better=True if they are scores"
     )
 
+
+def _one_group(taken: dict, value: str, others: list[str]) -> Guess:
+    """The guess of a table of one group's errors."""
+    more = f", and {', '.join(others)} for no error" if others else ""
+    return Guess(taken, {value: value}, [f"{value} was taken for the errors of one group{more}"])
+
 # %% ../nbs/10_guesses.ipynb #32f1541f
-def _guess_values(sheet: Sheet, taken: dict, free: list[str]) -> Guess:
+def _guess_values(sheet: Sheet, taken: dict, free: list[str], flat: bool) -> Guess:
     """The guess with its values: one column beside one of groups, or one column per group."""
     numeric = [c for c in free if sheet.typed[c].dtype == float or is_number_text(sheet.frame[c])]
     measures = _measures_of(sheet, numeric)
@@ -321,6 +332,8 @@ def _guess_values(sheet: Sheet, taken: dict, free: list[str]) -> Guess:
         )
         groups = {c: c for c in rest}
         return Guess(taken, groups, [said, *_doubts_of_groups(groups)])
+    if flat and len(measures) == 1 and group is None and "value" not in taken:
+        return _one_group(taken, value, [c for c in rest if c != value])
     lacking = "group" if value is not None else "value"
     nested = [c for c in rest if "." in c and c != value]
     ahead = {c.split(".")[0] for c in nested}

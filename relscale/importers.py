@@ -305,14 +305,17 @@ def open_table(table: Path | str | pd.DataFrame, sheet: str | None = None) -> Sh
     return frame_sheet(table) if isinstance(table, pd.DataFrame) else read_sheet(table, sheet=sheet)
 
 # %% ../nbs/12_importers.ipynb #6d6dad15
-def _guess_of(whole: Sheet, told: dict[str, Source], groups, guess: bool) -> Guess:
+def _guess_of(
+    whole: Sheet, told: dict[str, Source], groups, guess: bool, flat: bool, only: Mapping
+) -> Guess:
     """What the columns are: as told, and the rest guessed where that is asked for."""
     if groups is not None and (clash := {"group", "value"} & set(told)):
         raise UserError(f"{whole.where}: groups= gives {sorted(clash)[0]}: take it out of columns=")
     if groups is not None and not isinstance(groups, (Mapping, str)):
         groups = {g: g for g in groups}
     if guess:
-        return guess_columns(whole, columns=told, groups=groups)
+        asked = [find_column(list(whole.frame), c, "only", whole.where).column for c in only]
+        return guess_columns(whole, columns=told, groups=groups, flat=flat, asked=asked)
     if isinstance(groups, str):
         groups = match_groups(list(whole.frame), groups, whole.where)
     return Guess(told, None if groups is None else dict(groups), [])
@@ -322,7 +325,7 @@ def read_points(
     table: Path | str | pd.DataFrame | Sheet, *, columns: Mapping[str, Source] | None = None,
     groups: Sequence[str] | Mapping[str, str] | str | None = None,
     higher_is_better: bool | Mapping[str, bool] | None = None, only: Mapping[str, object] | None = None,
-    sheet: str | None = None, guess: bool = True,
+    sheet: str | None = None, guess: bool = True, flat: bool = False,
 ) -> Points:  # fmt: skip
     """Rows for a relative fit from a table of any make, with an account of what was taken for what.
 
@@ -343,6 +346,8 @@ def read_points(
         Column to the one value whose rows are taken, such as {"task": "paloma"}; and which sheet of a workbook.
     guess
         Whether columns that are not told are guessed.
+    flat
+        Keep rows of one group, or of one value of every scale: no slope is in them, and two recipes can be compared.
 
     Returns
     -------
@@ -363,12 +368,14 @@ def read_points(
     ['india', 'kenya', 'usa']
     """
     whole = table if isinstance(table, Sheet) else open_table(table, sheet)
-    guessed = _guess_of(whole, dict(columns or {}), groups, guess)
+    guessed = _guess_of(whole, dict(columns or {}), groups, guess, flat, only or {})
     part, left = rows_asked(whole, only or {}, guessed)
-    return _points_of(part, guessed, left, higher_is_better, carry=guess)
+    return _points_of(part, guessed, left, higher_is_better, carry=guess, flat=flat)
 
 # %% ../nbs/12_importers.ipynb #6149c8ba
-def _points_of(sheet: Sheet, guess: Guess, left: list[tuple], better, carry: bool) -> Points:
+def _points_of(
+    sheet: Sheet, guess: Guess, left: list[tuple], better, carry: bool, flat: bool
+) -> Points:
     """Points of a sheet whose columns are known."""
     rows, named, told, account = _rows_of(sheet, guess, carry)
     taken = {wanted: column for kind, column, used, wanted in account if kind == "column" and used}
@@ -385,7 +392,7 @@ def _points_of(sheet: Sheet, guess: Guess, left: list[tuple], better, carry: boo
         if len(rows)
         else list(guess.doubts)
     )
-    _refuse_flat(rows, sheet.where)
+    _refuse_flat(rows, sheet.where, flat)
     _refuse_twice(sheet, rows)
     if isinstance(better, Mapping):
         better = {one_form(str(group)): upward for group, upward in better.items()}
@@ -419,12 +426,12 @@ def _rows_in(sheet: Sheet, positions: np.ndarray) -> RowNames:
     return lambda mask: sheet.rows(np.isin(np.arange(len(sheet.frame)), positions[mask]))
 
 
-def _refuse_flat(rows: pd.DataFrame, where: str) -> None:
-    """Refuse rows of fewer than two groups, or of one value of every scale."""
-    if (count := rows["group"].nunique()) < 2:
+def _refuse_flat(rows: pd.DataFrame, where: str, flat: bool) -> None:
+    """Refuse rows of no group; unless flat ones are asked for, of one group or of one value of every scale as well."""
+    if (count := rows["group"].nunique()) < 2 - flat:
         raise UserError(f"{where}: {count} group only: a gap needs a second one")
     scales = [c for c in rows if c in SCALES]
-    if rows[scales].nunique().max() < 2:
+    if rows[scales].nunique().max() < 2 and not flat:
         raise UserError(
             f"{where}: {', '.join(scales)} has one value only: a slope needs at least two"
         )

@@ -15,9 +15,15 @@ from relscale.core import UserError
 from relscale.files import read_sheet
 from relscale.guesses import guess_columns
 from relscale.importers import read_points
+from relscale.laws.audit import audit_rows
+from relscale.laws.floored_ratios import fit_floored_ratio
+from relscale.laws.item_tables import read_items
 from relscale.laws.pairing import Columns, pair_points
+from relscale.laws.recipes import compare as rs_compare
 from relscale.laws.relative import fit_relative
+from relscale.laws.tokens_and_size import fit_tokens_and_size
 from relscale.lm_eval import from_lm_eval
+from relscale.model.hub import load_hf
 from relscale.names import role_of, unit_of_name
 from relscale.outputs import shell_words
 from relscale.table_fit import fit
@@ -408,6 +414,9 @@ def test_a_doubled_key_is_refused_wherever_json_is_read(tmp_path):
         for read in (read_table, read_sheet):
             with pytest.raises(UserError, match=said):
                 read(tmp_path / name)
+    (tmp_path / "config.json").write_text('{"hidden_size": 8, "hidden_size": 16}')
+    with pytest.raises(UserError, match="key 'hidden_size' stands twice"):
+        load_hf(tmp_path)
     results = tmp_path / "results_2024.json"
     results.write_text(f'{{"model_name": "m", "results": {{"arc": {{{twice}}}}}}}')
     with pytest.raises(UserError, match=said):
@@ -521,6 +530,11 @@ def test_accents_match_in_frames_given_in_python(there, typed):
     for verb in (fit_relative, analyse_points):
         found = verb(rows, baseline=of(typed))
         assert found.baseline == of(there) and of(there) not in found.summary().index
+    audited = audit_rows(rows.assign(num_params=SIZES[0] * rows["train_flops"] / 1e18, num_tokens=10**9 * (1 + rows["train_flops"] % 7)), baseline=of(typed))  # fmt: skip
+    assert audited.baseline == of(there) and audited.condition is not None
+    assert fit_floored_ratio(rows, baseline=of(typed)).baseline == of(there)
+    sized = rows.assign(num_params=rows["model"].map(dict(zip("abcdef", SIZES, strict=True))), num_tokens=rows["train_flops"] ** 0.4)  # fmt: skip
+    assert fit_tokens_and_size(sized, baseline=of(typed)).baseline == of(there)
     runs = rows.drop_duplicates("model").assign(run_id=lambda t: t["model"], suite="s", corpus="c", status="finished", budget_flops=lambda t: t["train_flops"], num_params=10**8, num_tokens=10**9)  # fmt: skip
     scores = rows.rename(columns={"model": "run_id"})[["run_id", "group", "value"]].assign(task="t", metric="bits_per_byte", higher_is_better=False, task_version="1")  # fmt: skip
     scores.loc[scores["run_id"] < "c", "group"] = scores["group"].map(lambda g: of(typed, g))
@@ -568,3 +582,61 @@ def test_words_of_another_count_are_refused():
 def test_a_column_that_pandas_numbered_is_doubted():
     study = fit(wide(**{"loss_news.1": LOSSES["news"]}), baseline="web")
     assert "loss_news.1 may be a column that stood twice" in " ".join(study.doubts)
+
+
+# --- two recipes at one budget, or in one group
+
+
+def recipes(folder: Path, **more) -> list[str]:
+    rng, files = np.random.default_rng(0), []
+    for name, share in (("old", 1.0), ("new", 0.95)):
+        table = {"seed": [0, 1, 2], **more} | {
+            f"loss{end}": level * share + rng.normal(0, 0.01, 3)
+            for end, level in (("_a", 3.0), ("_b", 2.0))
+        }
+        files.append(str(folder / f"{name}.csv"))
+        pd.DataFrame(table).to_csv(files[-1], index=False)
+    return files
+
+
+def test_one_budget_is_compared_and_not_fitted(tmp_path, capsys):
+    old, new = recipes(tmp_path, train_flops=1e19)
+    assert main(["compare", old, new, "--out", str(tmp_path / "p.html")]) == 0
+    assert "new against old at 1e19 FLOPs: the macro mean is 5" in capsys.readouterr().out
+    assert set(rs_compare(old, new).table["verdict"]) == {"better"}
+    assert main(["fit", old, "--baseline", "a", "--out", str(tmp_path / "q.html")]) == 2
+    assert "one value only: a slope needs at least two" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [{}, {"lr": [1e-3, 2e-3, 1e-3]}])
+def test_one_column_of_errors_is_compared_as_one_group(tmp_path, capsys, more):
+    files = recipes(tmp_path, train_flops=[1e18, 1e19, 1e20], **more)
+    for file in files:
+        pd.read_csv(file).drop(columns="loss_b").rename(columns={"loss_a": "loss"}).to_csv(file, index=False)  # fmt: skip
+    both = tmp_path / "both.csv"
+    pd.concat([pd.read_csv(f).assign(recipe=Path(f).stem) for f in files]).to_csv(both, index=False)
+    for words in (files, [str(both), "--recipe", "recipe"]):
+        assert main(["compare", *words, "--out", str(tmp_path / "p.html")]) == 0
+        said = capsys.readouterr().out
+        assert "loss was taken for the errors of one group" in said and "loss is 5" in said
+    assert list(rs_compare(both, recipe="recipe").table.index) == ["loss"]
+
+
+def test_a_comparison_tells_options_and_takes_rows(tmp_path, capsys):
+    files = recipes(tmp_path, train_flops=1e19)
+    for file in files:
+        table = pd.read_csv(file)
+        pd.concat([table.assign(task=t) for t in ("x", "y")]).to_csv(file, index=False)
+    assert main(["compare", *files, "--out", str(tmp_path / "p.html")]) == 2
+    assert "choose one by --only 'task=VALUE'" in capsys.readouterr().err
+    assert main(["compare", *files, "--only", "task=x", "--out", str(tmp_path / "p.html")]) == 0
+
+
+@pytest.mark.parametrize("lost", ["run_id", "group"])
+def test_an_empty_key_of_an_item_is_counted_as_its_file_shows_it(tmp_path, lost):
+    items = pd.DataFrame({"run_id": list("aabb"), "group": "g", "item": list("xyxy"), "value": 1.0})
+    items.loc[2, lost] = None
+    items.to_csv(tmp_path / "items.csv", index=False)
+    for table, said in ((items, r"row 2 \(from 0\)"), (tmp_path / "items.csv", "row 4")):
+        with pytest.raises(UserError, match=f"{lost}, {said}: empty: fill or drop it"):
+            read_items(table)

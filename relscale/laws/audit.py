@@ -153,6 +153,7 @@ def audit_rows(
     columns = {"group": group, "scale": scale, "error": error, "run": run, "seed": seed, "member": member, "family": family}  # fmt: skip
     told = {"baseline": baseline, **columns, "level": check_level(level), "n_bootstrap": 100}
     whole = fit_relative(rows, **told)
+    told["baseline"] = whole.baseline  # as the table writes it
     largest = float(np.exp(whole.pairs.log_scale.max()))
     at = 10 * largest if at is None else float(at)
     if not (np.isfinite(at) and at > 0):
@@ -160,8 +161,8 @@ def audit_rows(
     held, doubts = _held(rows, told, whole, by)
     ranges, more = _ranges(whole, at, level)
     return TableAudit(
-        by, str(baseline), scale, by_distance(held, level), held, ranges, at, span_of(whole),
-        _condition(rows, group, baseline), level, (*doubts, *more), (*whole.notes, *whole.told),
+        by, str(whole.baseline), scale, by_distance(held, level), held, ranges, at, span_of(whole),
+        _condition(rows, group, whole.baseline), level, (*doubts, *more), (*whole.notes, *whole.told),
     )  # fmt: skip
 
 # %% ../../nbs/laws/39_audit.ipynb #4c77cf09

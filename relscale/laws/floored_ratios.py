@@ -31,6 +31,7 @@ from .intervals import check_level, t_critical
 from .lines import check_rows, fit_lines
 from ..results import Result
 from ..style import group_style, name_ends, new_axes
+from ..table_files import name_among
 from ..tables import axis_label
 
 # %% ../../nbs/laws/28_floored_ratios.ipynb #33bb80d7
@@ -353,6 +354,7 @@ def fit_floored_ratio(
         group or are not below its errors.
     """
     level, wide = check_level(level), _log_errors(rows, group, scale, error)
+    baseline = name_among(baseline, wide.columns)
     if baseline not in wide.columns or wide.shape[1] < 2:
         raise UserError(
             f"no baseline {baseline!r} with a second {group}: there is {', '.join(map(str, wide.columns))}"

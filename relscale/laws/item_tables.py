@@ -18,7 +18,7 @@ from ..core import UserError
 from .intervals import check_draws, check_level, t_critical
 from ..results import Record
 from ..table_files import read_as_is
-from ..tables import validate_scores
+from ..tables import name_file_rows, name_rows, validate_scores
 
 # %% ../../nbs/laws/40_item_tables.ipynb #6166a659
 @dataclass(frozen=True, eq=False)
@@ -191,15 +191,18 @@ def _opened(items, item: str, cluster, weight: str | None) -> tuple[pd.DataFrame
     return frame, where, clusters
 
 # %% ../../nbs/laws/40_item_tables.ipynb #e47fb563
+def _rows_at(mask: np.ndarray, where: str) -> str:
+    """Rows in words, as a file of items counts them, or as a frame does."""
+    return (name_rows if where == "items" else name_file_rows(where))(mask)
+
+
 def _joint_codes(frame: pd.DataFrame, keys: Sequence[str], where: str) -> np.ndarray:
     """A number for each different row of some columns."""
     code = np.zeros(len(frame), np.int64)
     for key in keys:
         own, names = pd.factorize(frame[key])
         if (own < 0).any():
-            raise UserError(
-                f"{where}: {key} is empty in row {int(np.argmin(own))}: fill or drop it"
-            )
+            raise UserError(f"{where}: {key}, {_rows_at(own < 0, where)}: empty: fill or drop it")
         code = pd.factorize(code * len(names) + own)[0]
     return code
 
@@ -221,7 +224,7 @@ def _from_long(frame: pd.DataFrame, keys: list[str], named: list[str], where: st
     """Items, values (items, runs) and run ids of a row an item and run."""
     at, (run, ids) = _joint_codes(frame, keys, where), pd.factorize(frame["run_id"])
     if (run < 0).any():
-        raise UserError(f"{where}: run_id is empty in row {int(np.argmin(run))}: fill or drop it")
+        raise UserError(f"{where}: run_id, {_rows_at(run < 0, where)}: empty: fill or drop it")
     first = np.unique(at, return_index=True)[1]
     about = frame.iloc[first].drop(columns=["run_id", "value"]).reset_index(drop=True)
     values = np.full((len(first), len(ids)), np.nan, np.float32)

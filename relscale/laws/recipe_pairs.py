@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from ..core import UserError
-from ..importers import read_points
+from ..importers import open_table, read_points
 from .floors import far_ratio
 from .intervals import adjust_p, max_t
 from .pairing import Columns, check_points, match_scales
@@ -24,9 +24,23 @@ from .speedups import infer_lines
 from ..results import Record
 
 # %% ../../nbs/laws/34_recipe_pairs.ipynb #4a6fe703
+def _rows_of(table, recipe: str | None) -> pd.DataFrame:
+    """The rows of a frame or a file; those of a file with a column of recipes are read recipe by recipe."""
+    if not isinstance(table, (str, Path)):
+        return table
+    sheet = open_table(table)
+    if recipe is None or recipe not in sheet.frame:
+        return read_points(sheet, flat=True).rows
+    there = sheet.frame[recipe].dropna().unique()
+    parts = [read_points(sheet, only={recipe: name}, flat=True).rows for name in there]
+    return pd.concat(
+        [part.assign(**{recipe: name}) for name, part in zip(there, parts, strict=True)]
+    )
+
+
 def tables_of(a, b, recipe: str | None, old, new) -> tuple[pd.DataFrame, pd.DataFrame, tuple]:
     """Both tables and the names of the recipes, from two tables (frames or files) or from one with a column of recipes."""
-    a, b = (read_points(t).rows if isinstance(t, (str, Path)) else t for t in (a, b))
+    a, b = (_rows_of(t, recipe) for t in (a, b))
     if b is not None:
         if recipe is not None:
             raise UserError(

@@ -19,6 +19,7 @@ from .intervals import adjust_p, check_level, t_critical
 from .pairing import Columns, check_points
 from ..results import Record, Result
 from ..style import group_style, new_axes
+from ..table_files import name_among
 from ..tables import axis_label, name_rows
 
 # %% ../../nbs/laws/31_tokens_and_size.ipynb #c831ed87
@@ -399,6 +400,7 @@ def fit_tokens_and_size(
     if len(cluster) > 2:
         raise UserError("cluster= takes one or two columns")
     wide = _wide(rows, columns, size, cluster)
+    baseline = name_among(baseline, wide.columns)
     names = [name for name in wide.columns if name != baseline]
     if baseline not in wide.columns or not names:
         raise UserError(f"no baseline {baseline!r} beside another group: there is {', '.join(map(str, wide.columns))}")  # fmt: skip

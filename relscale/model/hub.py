@@ -24,7 +24,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..core import UserError, fingerprint, hash_file, require, write_atomic
+from relscale.core import (
+    UserError,
+    fingerprint,
+    hash_file,
+    no_key_twice,
+    require,
+    write_atomic,
+)
 from .decoder import Decoder, init_model
 from .hf_config import config_of_spec, family_of, spec_of_config
 from ..plan.flops import param_counts
@@ -113,7 +120,7 @@ def _read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > MOST_JSON_BYTES:
             raise ValueError(f"more than {MOST_JSON_BYTES} bytes")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=no_key_twice)
     except FileNotFoundError:
         raise UserError(f"{path}: not there; a model folder holds {path.name}") from None
     except (ValueError, RecursionError, OSError) as error:
