@@ -291,6 +291,28 @@ def _mean_points(relative: RelativeFit) -> pd.DataFrame:
     return wide.melt([relative.scale, "run"], var_name="group", value_name="value")
 
 # %% ../nbs/18_analysis.ipynb #2ce9fc8b
+def _copied(relative: RelativeFit) -> list[str]:
+    """Groups whose errors never change, or are another's throughout, times one number at most: nobody measures that."""
+    pairs, level = relative.pairs, f"every {relative.scale}"
+    errors, names = pairs.log_error, list(map(str, pairs.groups))
+    if errors.shape[1] < 3:
+        return []
+    flat, alike = np.ptp(errors, axis=1) < 1e-12, {}
+    for i in sorted(range(len(names)), key=lambda i: names[i] != relative.baseline):
+        shape = errors[i] - errors[i, 0]
+        alike.setdefault("flat" if flat[i] else np.round(shape, 9).tobytes(), []).append(i)
+    said = []
+    for i in alike.pop("flat", []):
+        said.append(f"the errors of {names[i]} are {np.exp(errors[i, 0]):.4g} at {level}: look whether they were measured")  # fmt: skip
+    for first, *others in alike.values():
+        for i in others:
+            share = np.exp(errors[i, 0] - errors[first, 0])
+            times = "" if abs(share - 1) < 1e-9 else f"{share:.4g} times "
+            said.append(f"the errors of {names[i]} are {times}those of {names[first]} at {level}: look whether a column was copied")  # fmt: skip
+    more = [f"{len(said) - 5} more groups have errors that are constant or another's"] if len(said) > 5 else []  # fmt: skip
+    return [*said[:5], *more]
+
+
 def _warnings(analysis: Analysis) -> list[str]:
     """Whether every group's error rises from the smallest to the largest scale, and all that the fits doubt."""
     points = analysis.frontier.sort_values(analysis.scale, kind="stable")
@@ -307,6 +329,7 @@ def _warnings(analysis: Analysis) -> list[str]:
     every = [
         *analysis.doubts,
         *said,
+        *_copied(analysis.relative),
         *(note for note in analysis.relative.notes if "averaged" in note),
         *analysis.relative.doubts,
         *(doubt for part in judged for doubt in part),

@@ -63,6 +63,23 @@ def sheet_form(path: Path | str) -> str | None:
     return _FORMS.get(name.suffix.lower())
 
 
+def _only_part(path: Path) -> tuple[Path, bytes]:
+    """Name and content of the one file in a .zip, but for what systems put beside it."""
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as parts:
+        there = [p for p in parts.infolist() if not p.is_dir()]
+        there = [p for p in there if not re.search(r"(^|/)(\.|__MACOSX/)", p.filename)]
+        if len(there) != 1 or Path(there[0].filename).suffix.lower() not in _FORMS:
+            listed = ", ".join(Path(p.filename).name for p in there[:4]) + ", …" * (len(there) > 4)
+            raise UserError(f"{path}: holds {listed or 'no file'}: unpack it, and give one table")
+        if there[0].flag_bits & 1:
+            raise UserError(f"{path}: is locked by a password: unpack it, and give the table")
+        with parts.open(there[0]) as file:
+            content = file.read(most_unpacked(size) + 1)
+    check_unpacked(path, size, len(content))
+    return Path(there[0].filename), content
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of a file, unpacked when its suffix says so."""
     opener, size = _PACKED.get(path.suffix.lower()), path.stat().st_size
@@ -271,7 +288,7 @@ def _as_floats(column: pd.Series) -> pd.Series:
 
 # %% ../nbs/06_files.ipynb #b7bdf407
 def read_sheet(path: Path | str, *, sheet: str | None = None) -> Sheet:
-    """Read a table of any make: .csv, .tsv, .txt, .json, .jsonl, .ndjson, .parquet or .xlsx; also packed as .gz, .bz2 or .xz.
+    """Read a table of any make: .csv, .tsv, .txt, .json, .jsonl, .ndjson, .parquet or .xlsx; also packed as .gz, .bz2, .xz or .zip.
 
     Parameters
     ----------
@@ -286,35 +303,34 @@ def read_sheet(path: Path | str, *, sheet: str | None = None) -> Sheet:
         No such file, another suffix, a file cut short or of another encoding, a name twice in the header, no rows.
     """
     path = Path(path)
-    form = sheet_form(path)
+    zipped, form = path.suffix.lower() == ".zip", sheet_form(path)
     if path.suffix.lower() in (".xls", ".ods", ".numbers"):
         raise UserError(f"{path}: save it as .xlsx or .csv")
-    if form is None:
+    if form is None and not zipped:
         raise UserError(
-            f"{path}: unknown suffix {path.suffix!r}: give {', '.join(_FORMS)}, plain or as .gz, .bz2, .xz"
+            f"{path}: unknown suffix {path.suffix!r}: give {', '.join(_FORMS)}, plain or as .gz, .bz2, .xz, .zip"
         )
     if not path.is_file():
         raise UserError(f"{path}: no such file: check the path")
-    if form == "workbook":
-        require("excel", "openpyxl")
-    elif form == "parquet":
-        require("parquet", "pyarrow")
     skip, notes, mark, kind = 0, [], ",", "record"
     with told_by_file(path, _UNREADABLE):
+        name, content = _only_part(path) if zipped else (path, read_bytes(path))
+        form = sheet_form(name)
         if form == "text":
-            text = decode_text(read_bytes(path))
+            text = decode_text(content)
             text = text if "\n" in text else text.replace("\r", "\n")  # as an old Mac ended lines
-            suffix = [s.lower() for s in path.suffixes if s.lower() in _FORMS][-1]
+            suffix = [s.lower() for s in name.suffixes if s.lower() in _FORMS][-1]
             (frame, skip, notes, mark), kind = _read_text(text, suffix), "row"
         elif form == "workbook":
-            frame, notes, kind = *_read_workbook(path, sheet), "row"
+            require("excel", "openpyxl")
+            frame, notes, kind = *_read_workbook(content, path, sheet), "row"
         elif form == "parquet":
-            content = read_bytes(path)
+            require("parquet", "pyarrow")
             check_parquet(io.BytesIO(content), path, path.stat().st_size)
             frame = pd.read_parquet(io.BytesIO(content), engine="pyarrow")
             frame = frame.reset_index(drop=frame.index.names == [None])
         else:
-            frame = _read_json(decode_text(read_bytes(path)), form == "lines")
+            frame = _read_json(decode_text(content), form == "lines")
     first = skip + 2 if kind == "row" else 1
     return _tidy(frame, str(path), kind, first, notes, mark == ";")
 
@@ -345,9 +361,8 @@ def _column_number(letters: str) -> int:
     return number
 
 
-def _read_workbook(path: Path, sheet: str | None) -> tuple[pd.DataFrame, list[str]]:
+def _read_workbook(content: bytes, path: Path, sheet: str | None) -> tuple[pd.DataFrame, list[str]]:
     """The cells of one sheet of a workbook; the only one with cells in it, unless one is named."""
-    content = read_bytes(path)
     _check_workbook(content, path)
     book = pd.read_excel(
         io.BytesIO(content), sheet_name=None, dtype=object, header=None, keep_default_na=False, na_values=[""], engine="openpyxl"
@@ -399,6 +414,8 @@ def _tidy(
         empty = frame.map(lambda c: isinstance(c, str) and not c.strip())
         frame = frame.mask(empty, None) if empty.any(axis=None) else frame
     blank = frame.isna().all(axis=1).to_numpy() if len(names) > 1 else np.zeros(len(frame), bool)
+    if kind == "row":
+        _refuse_two_headers(frame[~blank], names, where)
     keep = [i for i, n in enumerate(names) if n or not _is_row_count(frame[i])]
     letters = [n or f"column {column_letter(i)}" for i, n in enumerate(names)]
     if lost := [
@@ -427,6 +444,25 @@ def _tidy(
     if frame.empty:
         raise UserError(f"{where}: no rows: export it again, or leave it out")
     return Sheet(frame, where, kind, numbers[~blank].tolist(), letters, notes, semicolons)
+
+
+def _refuse_two_headers(frame: pd.DataFrame, names: list[str], where: str) -> None:
+    """Refuse a header in two rows: a name stands twice or lacks, and below it stands a word above numbers."""
+    if len(frame) < 3 or all(n and names.count(n) == 1 for n in names):
+        return
+    first = frame.iloc[0]
+    words = [i for i in frame if isinstance(first[i], str) and number_of(first[i]) is None]
+    under = [i for i in words if _as_floats(frame[i].iloc[1:]).dtype == float]
+    if len(under) < 2 or len({first[i] for i in under}) < 2:
+        return
+    ahead, joined = "", []
+    for i, name in enumerate(names):
+        ahead = name or ahead  # a name over several columns stands over the first
+        joined += [f"{ahead}_{first[i]}" if ahead else str(first[i])] if i in under else []
+    raise UserError(
+        f"{where}: the header seems to stand in two rows ({first[under[0]]!r} and {first[under[1]]!r} above numbers): "
+        f"write one, with names such as {joined[-2]} and {joined[-1]}"
+    )
 
 
 def _is_row_count(column: pd.Series) -> bool:

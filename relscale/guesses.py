@@ -20,6 +20,7 @@ from .files import Sheet, frame_sheet, numbers_of
 from .names import is_aside, is_score, measure_words, role_of, shared_measure, words_of
 from .results import Result
 from .table_files import one_form
+from .written_numbers import is_date
 
 # %% ../nbs/10_guesses.ipynb #20d640a6
 _GROUPS = (
@@ -198,11 +199,15 @@ def _statistic(words: Sequence[str], other: Sequence[str]) -> bool:
     return bool(more) and not Counter(other) - Counter(words) and set(more) <= _BESIDE
 
 # %% ../nbs/10_guesses.ipynb #c4a9b656
-def _refuse_unread(sheet: Sheet, texts: list[str]) -> None:
-    """Refuse a column called as an error whose cells are numbers with something else in them, such as 3.1 ± 0.2."""
-    for name in (c for c in texts if measure_words(c) and not _is_beside(c, texts)):
+_TIMES = {"at", "date", "time", "timestamp", "day", "updated", "created"}
+
+
+def _refuse_unread(sheet: Sheet, texts: list[str], numeric: list[str]) -> None:
+    """Refuse a column called as an error whose cells are numbers with something else in them, such as 3.1 ± 0.2, or dates."""
+    called = [c for c in texts if measure_words(c) and not set(words_of(c)) & _TIMES]
+    for name in (c for c in called if not _is_beside(c, [*texts, *numeric])):
         there = sheet.frame[name].dropna().astype(str)
-        if len(there) and there.str.match(r"\W*\d").mean() > 0.5:
+        if len(there) and (there.str.match(r"\W*\d") | there.map(is_date)).mean() > 0.5:
             with named_file(sheet.where):
                 numbers_of(sheet, name)
 
@@ -309,6 +314,8 @@ def _guess_values(sheet: Sheet, taken: dict, free: list[str], flat: bool) -> Gue
     chosen = "value" in taken or len(measures) < 2 or value in ("value", "loss")
     if group is not None and value is not None and chosen:
         return _long_guess(taken, group, value, numeric, only)
+    if group is None or value is None:
+        _refuse_unread(sheet, texts, numeric)
     if len(measures) > 1:
         _refuse_seeds(measures, sheet.where)
         _refuse_measures(measures, sheet.where)
@@ -320,7 +327,6 @@ def _guess_values(sheet: Sheet, taken: dict, free: list[str], flat: bool) -> Gue
     rest = [c for c in numeric if not is_aside(c) and c not in taken.values() and words_of(c)]
     rest = [c for c in rest if not re.fullmatch("column [A-Z]+", c) and not _is_beside(c, numeric)]
     if value is None:
-        _refuse_unread(sheet, texts)
         _refuse_seeds([c for c in numeric if c not in taken.values()], sheet.where)
     if value is None and len(rest) > 1:
         out = [c for c in numeric if is_aside(c) and len(c) == 2 and c not in taken.values()]

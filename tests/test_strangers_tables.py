@@ -3,6 +3,7 @@
 import json
 import math
 import unicodedata
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -640,3 +641,62 @@ def test_an_empty_key_of_an_item_is_counted_as_its_file_shows_it(tmp_path, lost)
     for table, said in ((items, r"row 2 \(from 0\)"), (tmp_path / "items.csv", "row 4")):
         with pytest.raises(UserError, match=f"{lost}, {said}: empty: fill or drop it"):
             read_items(table)
+
+
+# --- packed, with two headers, with dates in place of numbers, copied
+
+
+def zipped(path: Path, **files: str) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as parts:
+        for name, text in files.items():
+            parts.writestr(name.replace("__", "."), text)
+    return path
+
+
+def test_a_zip_of_one_table_is_read_and_held(tmp_path):
+    text = wide().to_csv(index=False)
+    for name in ("t.zip", "t.csv.zip"):
+        assert_law(fit(zipped(tmp_path / name, t__csv=text), baseline="web"))
+    with zipfile.ZipFile(tmp_path / "t.zip", "a") as parts:  # what a Mac puts beside it
+        parts.writestr("__MACOSX/._t.csv", "x")
+    assert_law(fit(tmp_path / "t.zip", baseline="web"))
+    for files in ({"a__csv": text, "b__csv": text}, {"plot__png": ""}, {"t__csv__gz": ""}, {}):
+        with pytest.raises(UserError, match="unpack it, and give one table"):
+            fit(zipped(tmp_path / "many.zip", **files), baseline="web")
+    bomb = zipped(tmp_path / "bomb.zip", t__csv="0," * 2**26)
+    with pytest.raises(UserError, match="that unpack to more than"):
+        fit(bomb, baseline="web")
+    bomb.write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="cut short, or not zip"):
+        fit(bomb, baseline="web")
+
+
+@pytest.mark.parametrize("first", ["model,flops,loss,loss,loss", "model,flops,loss,,", ",,loss,loss,loss"])  # fmt: skip
+def test_a_header_in_two_rows_is_told_as_such(tmp_path, first):
+    second = ",,web,news,code" if first[0] == "m" else "model,flops,web,news,code"
+    text = f"{first}\n{second}\n{wide().to_csv(index=False, header=False)}"
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(UserError, match=r"header seems to stand in two rows .* loss_news and loss_code"):  # fmt: skip
+        fit(tmp_path / "t.csv", baseline="web")
+
+
+@pytest.mark.parametrize("cell", ["01.Mrz", "1-Mar", "Mar-24", "1. März", pd.Timestamp("2024-03-01"), "2024-03-01"])  # fmt: skip
+@pytest.mark.parametrize("column", ["loss_web", "flops"])
+def test_a_date_in_place_of_a_number_is_told_as_such(cell, column):
+    for rows in ([2], range(6)):
+        table = wide().astype({column: object})
+        for i in rows:
+            table.loc[i, column] = cell
+        with pytest.raises(UserError, match=f"{column}, row.* it is a date, as spreadsheets make"):
+            fit(table, baseline="web")
+    assert_law(fit(wide(loss_updated_at="2024-03-01 10:00"), baseline="web"))
+
+
+def test_errors_that_nobody_measured_are_doubted():
+    same = fit(wide(loss_blog=LOSSES["web"]), baseline="web")
+    assert any("errors of blog are those of web" in w for w in same.warnings)
+    nats = fit(wide(loss_blog=2 * LOSSES["code"]), baseline="web")
+    assert any("errors of code are 0.5 times those of blog" in w for w in nats.warnings)
+    flat = fit(wide(loss_blog=0.25), baseline="web")
+    assert any("errors of blog are 0.25 at every train_flops" in w for w in flat.warnings)
+    assert not any("look whether" in w for w in fit(wide(), baseline="web").warnings)
