@@ -360,7 +360,7 @@ def _long_guess(taken: dict, group: str, value: str, numeric: list[str], only: l
     said = [f"the column {c} was taken for groups, as the only one that could be" for c in only]
     return Guess(found, None, said)
 
-
+# %% ../nbs/10_guesses.ipynb #32f15420
 def is_number_text(column: pd.Series) -> bool:
     """Whether some cell of a column, and most that are filled, begin as a number does."""
     there = column.dropna().astype(str)
