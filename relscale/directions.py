@@ -95,8 +95,10 @@ def _directions_of(
     return {g: told.get(g, named.get(g)) for g in groups}
 
 
-def _fractions(rows: pd.DataFrame, turned: Sequence[str], where: str) -> tuple[np.ndarray, bool]:
-    """Values with scores in percent as fractions, and whether there were such; scores in both, and what is no score, are refused."""
+def _fractions(
+    rows: pd.DataFrame, turned: Sequence[str], where: str
+) -> tuple[np.ndarray, bool, list[str]]:
+    """Values with scores in percent as fractions, whether there were such, and doubts; scores in both, and what is no score, are refused."""
     at, value = rows["group"].isin(turned).to_numpy(), rows["value"].to_numpy(float)
     if (bad := at & ((value < 0) | (value > 100))).any():
         raise UserError(
@@ -109,17 +111,20 @@ def _fractions(rows: pd.DataFrame, turned: Sequence[str], where: str) -> tuple[n
         raise UserError(
             f"{where}: {listed_names(in_percent)} seems in percent and {listed_names(others)} in fractions: write all in one unit, or tell the unit of {listed_names(in_percent)} (%) by units="
         )
-    if odd := [g for g in in_percent if least[g] <= 1]:
+    odd = [g for g in in_percent if least[g] <= 1]
+    # beside others that can only be percent, a hard test that begins below 1 %
+    if odd and (len(odd) == len(in_percent) or any(most[g] > 40 * least[g] for g in odd)):
         raise UserError(
-            f"{where}: {odd[0]} is from {least[odd[0]]:g} to {most[odd[0]]:g}, in percent or in part a fraction: write all in one unit, and give it, as 'name:%'"
+            f"{where}: {odd[0]} is from {least[odd[0]]:g} to {most[odd[0]]:g}, in percent or in part a fraction: write all in one unit, or if all are percent tell the unit of value (%) by units="
         )
+    doubts = [f"{g} is from {least[g]:g} to {most[g]:g}, and was read in percent as the others" for g in odd]  # fmt: skip
     percent = rows["group"].isin(in_percent).to_numpy()
     value = np.where(percent, value / 100, value)
     if (whole := at & (value == 1)).any():
         raise UserError(
             f"{where}: {rows['group'][whole].iloc[0]} reaches an accuracy of 1: no error is left to compare; leave these rows out"
         )
-    return value, bool(in_percent)
+    return value, bool(in_percent), doubts
 
 # %% ../nbs/11_directions.ipynb #1c0ca090
 def errors_of(
@@ -137,7 +142,7 @@ def errors_of(
             f"{where}: {listed_names(turned)} is better when higher, and no name tells whether {listed_names(unsaid)} is: "
             f"give higher_is_better={{{unsaid[0]!r}: True}} if it is an accuracy, or False if it is an error"
         )
-    value, percent = _fractions(rows, turned, where)
+    value, percent, doubts = _fractions(rows, turned, where)
     rows = rows.assign(value=np.where(rows["group"].isin(turned), 1 - value, value))
     unit = " / 100" if percent else ""
     said = [f"{listed_names(turned)}: better when higher, so the error is 1 - value{unit}"]
@@ -147,4 +152,5 @@ def errors_of(
             f"{where}: as errors all groups rise with scale: give higher_is_better=False if the table holds errors already"
         )
     up = [g for g, t in trends.items() if t > 0]
-    return rows, said, [f"the error of {listed_names(up)} rises with scale"] if up else []
+    doubts += [f"the error of {listed_names(up)} rises with scale"] if up else []
+    return rows, said, doubts

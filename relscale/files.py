@@ -135,6 +135,8 @@ def _read_text(text: str, suffix: str) -> tuple[pd.DataFrame, int, list[str], st
     """Cells as text, the lines above the header, notes, and the separator."""
     skip, mark, notes = _head_of(text, suffix)
     rest = text.split("\n", skip)[-1] if skip else text
+    if mark == "|":  # the rule below the header of a table in Markdown
+        rest = re.sub(r"\A([^\n]*\n)[\s|:-]*---[|: -]*\r?\n", r"\1\n", rest)
     header = next(csv.reader(io.StringIO(rest), delimiter=mark), [])
     try:
         frame = pd.read_csv(
@@ -260,6 +262,8 @@ def read_sheet(path: Path | str, *, sheet: str | None = None) -> Sheet:
         No such file, another suffix, a file cut short or of another encoding, a name twice in the header, no rows.
     """
     path = Path(path)
+    if path.is_dir():
+        _refuse_folder(path)
     zipped, form = path.suffix.lower() == ".zip", sheet_form(path)
     if path.suffix.lower() in (".xls", ".ods", ".numbers"):
         raise UserError(f"{path}: save it as .xlsx or .csv")
@@ -292,6 +296,23 @@ def read_sheet(path: Path | str, *, sheet: str | None = None) -> Sheet:
     return _tidy(frame, str(path), kind, first, notes, mark == ";")
 
 # %% ../nbs/06_files.ipynb #80201abd
+def _refuse_folder(folder: Path) -> None:
+    """Refuse a folder in place of a table, by what is in it."""
+    there = [p for p in sorted(folder.iterdir()) if p.name[0] != "." and sheet_form(p)]
+    stems = {p.stem for p in there}
+    records = [p for p in there if p.suffix.lower() == ".json"]
+    if {"runs", "scores"} <= stems:
+        mend = "runs and scores are read by relscale report (in Python: by read_folder)"
+    elif next(folder.rglob("results_*.json"), None):
+        mend = "results of evaluations are read in Python by from_lm_eval or from_evaluations, and analysed with a table of runs"
+    elif len(records) > 1 and len(records) == len(there):
+        mend = f"if its {len(records)} .json files hold a record each, put them into one, as by: jq -s . {folder}/*.json > table.json"
+    else:
+        shown = ", ".join(p.name for p in there[:4]) + ", …" * (len(there) > 4)
+        mend = f"give one of {shown}" if there else "and there is none in this one"
+    raise UserError(f"{folder}: a folder, and a table is one file: {mend}")
+
+
 def _check_workbook(content: bytes, path: Path) -> None:
     """Refuse a workbook whose parts are far more than its size explains, or whose cells stand far apart."""
     with zipfile.ZipFile(io.BytesIO(content)) as parts:

@@ -110,6 +110,16 @@ def _affixes(names: list[str]) -> dict[str, str]:
     )
 
 # %% ../nbs/10_guesses.ipynb #42c8aec0
+def _run_column(sheet: Sheet, names: list[str]) -> str | None:
+    """The first column of a run's name; one that calls all rows alike gives way to another, unless rows are steps of one run."""
+    first = _first_named(names, _RUNS)
+    steps = any({"step", "steps", "checkpoint"} & set(words_of(c)) for c in sheet.frame)
+    if first in (None, "run_id") or steps or sheet.frame[first].nunique() > 1:
+        return first
+    differ = [c for c in names if sheet.frame[c].nunique() > 1]
+    return _first_named(differ, [c for c in _RUNS if c not in ("id", "hyper_id")]) or first
+
+
 def guess_columns(
     table: Sheet | pd.DataFrame,
     *,
@@ -151,7 +161,7 @@ def guess_columns(
         scales["train_flops"] = "6ND"
     taken = {**told, **scales}
     for wanted, name in (
-        ("run_id", _first_named(filled, _RUNS)),
+        ("run_id", _run_column(sheet, filled)),
         ("seed", next((c for c in filled if "seed" in words_of(c) and not _SEED.search(c)), None)),
     ):
         if name is not None and wanted not in taken:
@@ -167,7 +177,8 @@ def _group_column(
 ) -> tuple[str | None, list[str]]:
     """The column of groups, told or named, or else the only one whose words repeat; that one also as a list."""
     several = [c for c in (*texts, *numeric) if sheet.frame[c].astype(str).nunique() > 1]
-    if (group := told or _first_named(several, _GROUPS)) is not None:
+    named = (*_GROUPS, *(f"{word}_name" for word in _GROUPS))
+    if (group := told or _first_named(several, named)) is not None:
         return group, []
     repeated = [c for c in texts if 1 < sheet.frame[c].nunique() < len(sheet.frame) / 2]
     return (repeated[0], repeated) if len(repeated) == 1 else (None, [])

@@ -394,6 +394,8 @@ def _points_of(
     )
     _refuse_flat(rows, sheet.where, flat)
     _refuse_twice(sheet, rows)
+    rows, seeds = _runs_of_seeds(rows) if carry else (rows, [])
+    doubts += seeds
     if isinstance(better, Mapping):
         better = {one_form(str(group)): upward for group, upward in better.items()}
     rows, said, more = errors_of(rows, named, better, sheet.where)
@@ -421,6 +423,23 @@ def _points_of(
     )
 
 # %% ../nbs/12_importers.ipynb #0d1738c3
+def _runs_of_seeds(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Rows in which every seed of a model is a run of its own, where a model stands at several scales, and at one with several seeds.
+
+    Else the checkpoints of a run would count as points that nothing ties together.
+    """
+    scales = [c for c in rows if c in SCALES]
+    if not {"run_id", "seed"} <= set(rows) or rows["seed"].isna().any():
+        return rows, []
+    twice = rows.duplicated(["group", "run_id", *scales])
+    if not twice.any() or rows.groupby("run_id")[scales].nunique().max(axis=None) < 2:
+        return rows, []
+    name = rows.loc[twice, "run_id"].iloc[0]
+    runs = rows["run_id"].map(str) + " seed " + rows["seed"].map(str)
+    said = f"{name} has several seeds at one {scales[0]}: each seed of it was taken as a run"
+    return rows.assign(run_id=runs), [said]
+
+
 def _rows_in(sheet: Sheet, positions: np.ndarray) -> RowNames:
     """What names rows of points as their table counts them; `positions` are their rows of the sheet."""
     return lambda mask: sheet.rows(np.isin(np.arange(len(sheet.frame)), positions[mask]))

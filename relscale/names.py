@@ -20,6 +20,7 @@ from .tables import SCALES
 _FLOPS = {"flops": 1, "flop": 1, "kflops": 1e3, "mflops": 1e6, "gflops": 1e9, "tflops": 1e12, "pflops": 1e15, "eflops": 1e18,
           "exaflops": 1e18, "petaflops": 1e15, "teraflops": 1e12, "gigaflops": 1e9, "zflops": 1e21, "zettaflops": 1e21,
           "yflops": 1e24, "pf-days": 8.64e19, "pfs-days": 8.64e19, "petaflop/s-days": 8.64e19}  # fmt: skip
+_DAYS = re.compile(r"(?:pfs?|pflops?(?:/?s)?|petaflops?(?:/s)?)[ -]?days?")
 _COUNTS = {"k": 1e3, "thousand": 1e3, "thousands": 1e3, "m": 1e6, "mn": 1e6, "mio": 1e6, "million": 1e6, "millions": 1e6,
            "b": 1e9, "bn": 1e9, "g": 1e9, "billion": 1e9, "billions": 1e9, "t": 1e12, "tn": 1e12, "trillion": 1e12, "trillions": 1e12,
            "lakh": 1e5, "crore": 1e7, "millionen": 1e6, "millones": 1e6, "milioni": 1e6, "milhoes": 1e6, "juta": 1e6, "mrd": 1e9,
@@ -38,6 +39,9 @@ def plain_letters(text: str) -> str:
 def unit_factor(unit: str, wanted: str) -> float | None:
     """What one unit of a column is in the unit of the contract; None when it is no unit of such a column."""
     plain = plain_letters(unit).strip().removesuffix(".")
+    if wanted.endswith("_flops") and re.fullmatch(_DAYS, plain):
+        return 8.64e19
+    plain += "s" * (wanted.endswith("_flops") and plain.endswith("flop"))
     if plain[:1].isdigit():  # 1e18 FLOPs
         plain = re.sub(r" ?(flops?|params?|parameters?|tokens?)$", "", plain)
     if plain in ("ppl", "perplexity") and wanted == "value":
@@ -73,7 +77,7 @@ _ASIDE = {
     "hours", "seconds", "date", "year", "timestamp", "gpu", "gpus", "ratio", "multiplier", "dropout", "seed",
     "index", "rank", "std", "stderr", "se", "sem", "ci", "low", "high", "min", "max", "n", "count", "beta1",
     "beta2", "mult", "runtime", "momentum", "per", "second", "id", "x", "y", "version", "state", "status",
-    "created", "unnamed", "temperature", "memory", "mem", "price", "cost", "throughput",
+    "created", "unnamed", "temperature", "memory", "mem", "price", "cost", "throughput", "likes", "hub", "downloads",
 }  # fmt: skip
 
 
@@ -134,7 +138,8 @@ def words_of(name: str) -> list[str]:
     apart = (
         c if c == "%" or unicodedata.category(c)[0] in "LNM" else " " for c in plain_letters(name)
     )
-    return [_meaning(w) for w in "".join(apart).split()]
+    words = "".join(apart).split()  # what is left of an emoji is no word
+    return [_meaning(w) for w in words if any(c.isalnum() or c == "%" for c in w)]
 
 # %% ../nbs/08_names.ipynb #5bb9cf44
 def unit_of_name(name: str, wanted: str) -> float | None:

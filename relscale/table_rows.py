@@ -260,7 +260,10 @@ def _mixed(sheet: Sheet, guess: Guess) -> tuple[Sheet, list[str]]:
     sizes = [c for k in SCALES if isinstance(s := guess.columns.get(k), str) and (c := mapped_column(sheet, s))]  # fmt: skip
     alike = sheet.frame[sizes].map(str).agg("\x1f".join, axis=1) if sizes else runs
     at = alike if sizes and len(runs.unique()) > len(alike.unique()) else None
+    groups = mapped_column(sheet, guess.columns["group"]) if "group" in guess.columns else None
     for name in free:
+        if groups is not None and sheet.frame.groupby(groups)[name].nunique().max() < 2:
+            continue  # another name of the group, such as its file
         number = (
             sheet.typed[name].dtype == float
         )  # a learning rate, where models of one size have several

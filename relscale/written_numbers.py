@@ -192,8 +192,11 @@ def comma_of(cells: list[str], semicolons: bool) -> str:
     if not with_comma:
         many = any(re.fullmatch(r"\s*\d{1,3}(\.\d{3}){2,}\s*", c) for c in cells)
         all_three = all(re.fullmatch(r"\s*\d{1,3}(\.\d{3})*\s*", c) for c in cells)
-        if many or (semicolons and all_three and any("." in c for c in cells)):
-            return "points" if many and all_three else "unknown"
+        some = any("." in c for c in cells)
+        if many or (semicolons and all_three and some):
+            # 410 beside 1.000, where other columns show decimal commas: decimals would be written throughout
+            parted = some and not all("." in c for c in cells) and not any(c.strip().startswith("0") for c in cells)  # fmt: skip
+            return "points" if all_three and (many or parted) else "unknown"
         return "none"
     clean = [re.sub(r"[^\d,.]", "", re.split(r"[eE%A-Za-z×x*·]", c.strip())[0]) for c in with_comma]
     thousands = [c.count(",") > 1 or ("." in c and c.rfind(".") > c.rfind(",")) for c in clean]

@@ -700,3 +700,96 @@ def test_errors_that_nobody_measured_are_doubted():
     flat = fit(wide(loss_blog=0.25), baseline="web")
     assert any("errors of blog are 0.25 at every train_flops" in w for w in flat.warnings)
     assert not any("look whether" in w for w in fit(wide(), baseline="web").warnings)
+
+
+# --- tables of other tools: leaderboards, logs, checkpoints, folders
+
+
+def test_a_folder_in_place_of_a_table_says_what_to_do(tmp_path):
+    cases = {"m/a.json": "{}", "m/b.json": "{}", "few/a.csv": "a\n", "few/b.json": "{}",
+             "runs/runs.csv": "a\n", "runs/scores.csv": "a\n", "lm/org__m/results_2024.json": "{}", "none/x.png": ""}  # fmt: skip
+    for name, text in cases.items():
+        put(tmp_path / name, text)
+    said = {"m": r"jq -s \. .*m/\*\.json > table\.json", "few": r"give one of a\.csv, b\.json", "runs": "relscale report", "lm": "from_lm_eval", "none": "none in this one"}  # fmt: skip
+    for name, words in said.items():
+        with pytest.raises(UserError, match=f"a folder, and a table is one file: .*{words}"):
+            fit(tmp_path / name, baseline="web")
+
+
+def test_points_that_lie_on_lines_exactly_are_fitted_with_runs_as_units():
+    shares = {1.0: 1000, 0.5: 500, 0.25: 250}
+    parts = [
+        long(model=lambda t: t["model"], step=step, flops=lambda t, s=s: t["flops"] * s)
+        for s, step in shares.items()
+    ]
+    rows = pd.concat(parts, ignore_index=True)
+    base = rows["domain"].map({"web": 3.0, "news": 3.3, "code": 3.0})
+    rows["loss"] = base * (rows["flops"] / 1e18) ** rows["domain"].map(EXPONENTS)
+    study = fit(rows, baseline="web")
+    assert study.relative.shared.unit == "run"
+    assert_law(study, 1e-6)
+
+
+def test_checkpoints_of_several_seeds_are_points_of_their_runs():
+    rng = np.random.default_rng(0)
+    parts = [long(seed=seed, flops=lambda t, s=s: t["flops"] * s) for seed in (0, 1) for s in (0.3, 1.0)]  # fmt: skip
+    rows = pd.concat(parts, ignore_index=True)
+    rows["loss"] *= np.exp(rng.normal(0, 0.01, len(rows)))
+    study = fit(rows, baseline="web")
+    assert (study.relative.shared.unit, study.relative.shared.num_units) == ("run", 12)
+    assert any("a has several seeds at one train_flops" in w for w in study.warnings)
+
+
+def test_a_name_that_all_rows_share_is_no_runs_name():
+    table = wide().assign(name=list("uvwxyz"), model="open_lm")
+    assert guess_columns(table).columns["run_id"] == "name"
+    steps = pd.DataFrame(table).assign(step=range(6))  # checkpoints of one model, each with a name
+    assert guess_columns(steps).columns["run_id"] == "model"
+
+
+def test_a_leaderboard_takes_its_tests_alone():
+    hard = [0.9, 1.2, 1.9, 3.0, 5.0, 8.0]  # percent, and one below 1
+    names = {"Average ⬆️": 50, "BBH": 40, "IFEval": 30}
+    table = pd.DataFrame({"Model": list("abcdef"), "#Params (B)": SIZES / 1e9} | {n: np.linspace(v, v + 20, 6) for n, v in names.items()} | {"MATH Lvl 5": hard, "Hub ❤️": range(6), "CO₂ cost (kg)": 0.1})  # fmt: skip
+    study = fit(table, baseline="BBH", higher_is_better=True)
+    assert set(study.summary().index) == {"Average ⬆️", "IFEval", "MATH Lvl 5"}
+    said = " ".join(study.warnings)
+    assert "Average ⬆️ may be a mean over groups" in said
+    assert "MATH Lvl 5 is from 0.9 to 8, and was read in percent as the others" in said
+    mixed = table.assign(**{"MATH Lvl 5": [0.05, 0.06, 7, 8, 9, 10]})
+    with pytest.raises(UserError, match="or if all are percent tell the unit of value"):
+        fit(mixed, baseline="BBH", higher_is_better=True)
+    assert fit(mixed, baseline="BBH", higher_is_better=True, units={"value": "%"})
+
+
+def test_a_log_that_calls_its_groups_task_names():
+    table = long().rename(columns={"domain": "task_name", "loss": "score_headline_value"})
+    table["score_headline_value"] = 1 - table["score_headline_value"] / 4
+    study = fit(table.assign(task_file=table["task_name"] + ".py"), baseline="web")
+    assert set(study.summary().index) == {"news", "code"}
+    assert not any("task_file" in w for w in study.warnings)
+
+
+@pytest.mark.parametrize("unit", ["PFLOP", "PetaFLOP", "petaflops"])
+def test_a_unit_of_flops_may_be_singular(unit):
+    table = wide(**{f"Compute ({unit})": FLOPS / 1e15}).drop(columns="flops")
+    assert fit(table, baseline="web").rows["train_flops"].max() == pytest.approx(3e20)
+
+
+def test_points_part_thousands_where_commas_are_decimal(tmp_path):
+    sizes = ["70", "120", "230", "400", "1.000", "2.800"]
+    table = wide("loss_{}").drop(columns="flops").assign(**{"Parameter in Mio": sizes})
+    table.to_csv(tmp_path / "t.csv", sep=";", decimal=",", index=False)
+    assert fit(tmp_path / "t.csv", baseline="web").rows["num_params"].max() == 2.8e9
+    table["Parameter in Mio"] = ["1.070", "1.120", "1.230", "1.400", "1.500", "2.800"]
+    table.to_csv(tmp_path / "t.csv", sep=";", decimal=",", index=False)
+    with pytest.raises(UserError, match="can be read in two ways"):
+        fit(tmp_path / "t.csv", baseline="web")
+
+
+def test_a_table_in_markdown_is_read(tmp_path):
+    rows = ["| " + " | ".join(map(str, row)) + " |" for row in wide().to_numpy()]
+    head = "| " + " | ".join(wide()) + " |"
+    rule = "|:---|" + "---:|" * (wide().shape[1] - 1)
+    (tmp_path / "t.txt").write_text("\n".join([head, rule, *rows]))
+    assert_law(fit(tmp_path / "t.txt", baseline="web"))

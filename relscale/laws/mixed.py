@@ -226,6 +226,7 @@ def _deviance(factor: np.ndarray, data: tuple) -> tuple[np.ndarray, tuple]:
     moment = solved.sum(axis=1)
     theta = (inverse @ moment[..., None])[..., 0]
     rss = yy - np.einsum("sja,sab,sjb->s", xy, lam, solved) - np.einsum("sa,sa->s", moment, theta)
+    rss = np.where(rss.real > (least := 1e-13 * count), rss, least)  # of points on a line exactly
     value = (count - 2) * np.log(rss) + np.log(det).sum(axis=1) + np.log(last)
     return value, (lam, inner, solved, inverse, theta, rss)
 
