@@ -119,7 +119,7 @@ def _run_column(sheet: Sheet, names: list[str]) -> str | None:
     differ = [c for c in names if sheet.frame[c].nunique() > 1]
     return _first_named(differ, [c for c in _RUNS if c not in ("id", "hyper_id")]) or first
 
-
+# %% ../nbs/10_guesses.ipynb #42c8aec1
 def guess_columns(
     table: Sheet | pd.DataFrame,
     *,

@@ -387,11 +387,8 @@ def _points_of(
         raise UserError(
             f"{sheet.where}: rows lack a scale: add train_flops, num_params or num_tokens"
         )
-    doubts = (
-        [*guess.doubts, *_question_compute(rows, told, taken, sheet.where)]
-        if len(rows)
-        else list(guess.doubts)
-    )
+    doubts = [*guess.doubts]
+    doubts += _question_compute(rows, told, taken, sheet.where) if len(rows) else []
     _refuse_flat(rows, sheet.where, flat)
     _refuse_twice(sheet, rows)
     rows, seeds = _runs_of_seeds(rows) if carry else (rows, [])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNREADABLE', 'write_frame', 'told_by_file', 'parse_json', 'read_as_is', 'one_form', 'name_among', 'plain_cell',
-           'json_lines', 'frame_of_json']
+           'json_lines', 'frame_of_json', 'column_letter', 'column_number']
 
 # %% ../nbs/03_table_files.ipynb #1a34eed8
 import contextlib
@@ -273,3 +273,20 @@ def frame_of_json(text: str, lines: bool) -> pd.DataFrame:
         value = json_lines(text)  # lines under the name of a list
     records = _records_of(value)
     return pd.json_normalize(records).astype(object) if records else pd.DataFrame()
+
+# %% ../nbs/03_table_files.ipynb #bf507e4c
+def column_letter(position: int) -> str:
+    """A column's letters as a spreadsheet shows them: 0 is A, 26 is AA."""
+    letters, rest = "", position + 1
+    while rest:
+        rest, digit = divmod(rest - 1, 26)
+        letters = chr(65 + digit) + letters
+    return letters
+
+
+def column_number(letters: str) -> int:
+    """Where a column of a spreadsheet stands, from its letters: B is 2, AA is 27."""
+    number = 0
+    for letter in letters:
+        number = 26 * number + ord(letter) - 64
+    return number
