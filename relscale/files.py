@@ -415,6 +415,8 @@ def _refuse_two_headers(frame: pd.DataFrame, names: list[str], where: str) -> No
     if len(frame) < 3 or all(n and names.count(n) == 1 for n in names):
         return
     first = frame.iloc[0]
+    if sum(map(bool, names)) < 2 and first.notna().all():
+        return  # a title stands above the header
     words = [i for i in frame if isinstance(first[i], str) and number_of(first[i]) is None]
     under = [i for i in words if _as_floats(frame[i].iloc[1:]).dtype == float]
     if len(under) < 2 or len({first[i] for i in under}) < 2:

@@ -223,6 +223,15 @@ def _refuse_unread(sheet: Sheet, texts: list[str], numeric: list[str]) -> None:
                 numbers_of(sheet, name)
 
 
+def _refuse_lists(sheet: Sheet, texts: list[str]) -> None:
+    """Refuse a column whose cells are lists of records, such as an evaluation each."""
+    for name in texts:
+        if sheet.frame[name].dropna().astype(str).str.match(r"\[\s*\{").any():
+            raise UserError(
+                f"{sheet.where}: cells of {name} hold several records each: write a row for each of these, with the columns beside them"
+            )
+
+
 def _refuse_seeds(names: Sequence[str], where: str) -> None:
     """Refuse columns of seeds, which no groups are."""
     if len(seeds := [c for c in names if _SEED.search(c)]) > 1:
@@ -352,6 +361,7 @@ def _guess_values(sheet: Sheet, taken: dict, free: list[str], flat: bool) -> Gue
     if flat and len(measures) == 1 and group is None and "value" not in taken:
         return _one_group(taken, value, [c for c in rest if c != value])
     lacking = "group" if value is not None else "value"
+    _refuse_lists(sheet, texts)
     nested = [c for c in rest if "." in c and c != value]
     ahead = {c.split(".")[0] for c in nested}
     such = f"'{ahead.pop()}.*'" if len(nested) > 1 and len(ahead) == 1 else ""

@@ -793,3 +793,17 @@ def test_a_table_in_markdown_is_read(tmp_path):
     rule = "|:---|" + "---:|" * (wide().shape[1] - 1)
     (tmp_path / "t.txt").write_text("\n".join([head, rule, *rows]))
     assert_law(fit(tmp_path / "t.txt", baseline="web"))
+
+
+def test_a_title_is_no_header_in_two_rows(tmp_path):
+    title = "Our ladder" + "," * (wide().shape[1] - 1)
+    (tmp_path / "t.csv").write_text(f"{title}\n{wide().to_csv(index=False)}")
+    with pytest.raises(UserError, match="delete what stands above the header"):
+        fit(tmp_path / "t.csv", baseline="web")
+
+
+def test_records_in_cells_are_told_as_such(tmp_path):
+    records = [{"model": r["model"], "flops": r["flops"], "evals": [{"domain": g, "loss": v} for g, v in r["results"].items()]} for r in nested()]  # fmt: skip
+    (tmp_path / "t.json").write_text(json.dumps(records))
+    with pytest.raises(UserError, match="cells of evals hold several records each"):
+        fit(tmp_path / "t.json", baseline="web")
