@@ -296,14 +296,12 @@ def read_sheet(path: Path | str, *, sheet: str | None = None) -> Sheet:
 def _refuse_folder(folder: Path) -> None:
     """Refuse a folder in place of a table, by what is in it."""
     there = [p for p in sorted(folder.iterdir()) if p.name[0] != "." and sheet_form(p)]
-    stems = {p.stem for p in there}
-    records = [p for p in there if p.suffix.lower() == ".json"]
-    if {"runs", "scores"} <= stems:
+    if {"runs", "scores"} <= {p.stem for p in there}:
         mend = "runs and scores are read by relscale report (in Python: by read_folder)"
     elif next(folder.rglob("results_*.json"), None):
         mend = "results of evaluations are read in Python by from_lm_eval or from_evaluations, and analysed with a table of runs"
-    elif len(records) > 1 and len(records) == len(there):
-        mend = f"if its {len(records)} .json files hold a record each, put them into one, as by: jq -s . {folder}/*.json > table.json"
+    elif len(there) > 1 and {p.suffix.lower() for p in there} == {".json"}:
+        mend = f"if its {len(there)} .json files hold a record each, put them into one, as by: jq -s . {folder}/*.json > table.json"
     else:
         shown = ", ".join(p.name for p in there[:4]) + ", …" * (len(there) > 4)
         mend = f"give one of {shown}" if there else "and there is none in this one"
