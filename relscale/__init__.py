@@ -126,6 +126,8 @@ _ROOMS = (
     "table_commands",
     "compare_command",
     "audit_command",
+    "item_page",
+    "items_command",
     "preflight_command",
     "suite_commands",
     "cli",
