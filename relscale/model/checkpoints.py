@@ -78,7 +78,7 @@ def _sums_on_devices(tree: PyTree) -> UInt32[Array, "_"]:
 _SMALL = 2**24  # bytes of a tree
 
 
-def _sums_here(leaves: list[Array]) -> np.ndarray:
+def _sums_here(leaves: list) -> np.ndarray:
     """The checksums by NumPy."""
     found = np.zeros(len(leaves), np.uint32)
     with np.errstate(over="ignore"):

@@ -154,12 +154,11 @@ def _layer_bytes(
 
 # %% ../../nbs/plan/05_cost.ipynb #f10dd1c9
 def _loss_bytes(model: ModelSpec, sequences: int, seq_len: int) -> float:
-    """Logits at the loss, in float32: twice the batch's, or a piece of them and the head's gradients."""
+    """Logits at the loss, in float32: twice the batch's, or twice a piece of them and the head's gradients."""
     logits = sequences * seq_len * model.vocab
     if logits <= LOGITS_AT_ONCE:
         return 4.0 * 2 * logits
-    pieces = 1 if model.vocab > 40_000 else 2
-    return 4.0 * (pieces * LOGITS_AT_ONCE + 3 * model.vocab * model.hidden)
+    return 4.0 * (2 * LOGITS_AT_ONCE + 3 * model.vocab * model.hidden)
 
 # %% ../../nbs/plan/05_cost.ipynb #0cfc9a46
 @dataclass(frozen=True)
