@@ -15,6 +15,7 @@ import tyro
 from .core import UserError
 from .manifest import Origin, command_words, hash_inputs, name_inputs
 from .outputs import in_options
+from .table_commands import option_pairs
 
 # %% ../nbs/35_compare_command.ipynb #5c581596
 def read_constant(given: str | None, what: Literal["floor", "exponent"]):
@@ -110,17 +111,6 @@ class CompareCommand:
         return _compared(self)
 
 # %% ../nbs/35_compare_command.ipynb #9601528d
-def _pairs(option: str, pairs: tuple[str, ...], such: str) -> dict[str, str]:
-    """Left to right of the pairs of an option such as `--map`."""
-    told = {}
-    for pair in pairs:
-        left, equals, right = pair.partition("=")
-        if not (left and equals and right):
-            raise UserError(f"--{option} {pair!r}: write {such}")
-        told[left] = right
-    return told
-
-
 def _check_path(option: str, path: Path | None, suffixes: tuple[str, ...]) -> None:
     if path is not None and path.suffix not in suffixes:
         raise UserError(f"--{option} {path}: name it {' or '.join(suffixes)}")
@@ -147,6 +137,8 @@ def _sources(command: CompareCommand) -> tuple[tuple[str, str], list]:
     if command.b is None:
         pair = _two_of_a_column(command)
         return pair, [(command.a, {command.recipe: name}) for name in pair]
+    if command.a.resolve() == command.b.resolve() and not (command.old and command.new):
+        raise UserError(f"{command.a}: is given twice: give the new recipe's table as the second")
     stems = command.a.stem, command.b.stem
     if stems[0] == stems[1]:
         stems = (f"{command.a.parent.name}/{stems[0]}", f"{command.b.parent.name}/{stems[1]}")
@@ -184,10 +176,11 @@ def _points_of(command: CompareCommand, path: Path, only: dict | None) -> tuple:
     upward = None if command.higher_is_better is None else command.higher_is_better == "yes"
     points = read_points(
         path,
-        columns=_pairs("map", command.map, "ours=yours, such as value=loss"),
+        columns=option_pairs("--map", command.map, "ours=yours, such as value=loss"),
         groups=(groups[0] if pattern else list(groups)) or None,
         higher_is_better=upward,
-        only=_pairs("only", command.only, "column=value, such as task=paloma") | (only or {}),
+        only=option_pairs("--only", command.only, "column=value, such as task=paloma")
+        | (only or {}),
         sheet=command.sheet,
         flat=True,
     )

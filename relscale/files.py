@@ -298,7 +298,7 @@ def _refuse_folder(folder: Path) -> None:
     there = [p for p in sorted(folder.iterdir()) if p.name[0] != "." and sheet_form(p)]
     if {"runs", "scores"} <= {p.stem for p in there}:
         mend = "runs and scores are read by relscale report (in Python: by read_folder)"
-    elif next(folder.rglob("results_*.json"), None):
+    elif any(next(folder.glob(f"{deep}results_*.json"), None) for deep in ("", "*/", "*/*/")):
         mend = "results of evaluations are read in Python by from_lm_eval or from_evaluations, and analysed with a table of runs"
     elif len(there) > 1 and {p.suffix.lower() for p in there} == {".json"}:
         mend = f"if its {len(there)} .json files hold a record each, put them into one, as by: jq -s . {folder}/*.json > table.json"

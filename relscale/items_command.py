@@ -108,6 +108,8 @@ def _items_asked(command: ItemsCommand) -> "tuple[pd.DataFrame, pd.DataFrame | N
     from relscale.table_files import read_as_is
 
     items = read_as_is(command.table)
+    if lost := [c for c in ("group", command.item) if c not in items]:
+        raise UserError(f"{command.table}: no column {lost[0]!r}: items need group, {command.item}, run_id and value, or group, {command.item} and a column a run")  # fmt: skip
     if "group" in items:
         there = list(dict.fromkeys(map(str, items["group"])))
         for option, names in (("group", command.group), ("baseline", (command.baseline,))):

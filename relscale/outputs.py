@@ -214,7 +214,7 @@ def shell_words(said: str, takes: Sequence[str]) -> str:
     for pattern, words in _PHRASES if "map" in takes else ():
         said = re.sub(pattern, words, said)
     names = "|".join(
-        sorted((re.escape(o.replace("-", "_")) for o in takes if len(o) > 2), key=len, reverse=True)
+        sorted((re.escape(o.replace("-", "_")) for o in takes if len(o) > 1), key=len, reverse=True)
     )
 
     def option(found: re.Match) -> str:

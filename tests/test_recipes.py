@@ -408,7 +408,12 @@ def test_the_command_writes_a_page_a_figure_and_tables(tmp_path):
     [
         (["a.csv"], "--recipe"),
         (["a.csv", "a.csv", "--out", "p.pdf"], "name it .html"),
-        (["a.csv", "a.csv", "--floor", "no.csv"], "neither a number nor a file"),
+        (
+            ["a.csv", "a.csv", "--floor", "no.csv", "--old", "x", "--new", "y"],
+            "neither a number nor a file",
+        ),
+        (["a.csv", "a.csv"], "a.csv: is given twice"),
+        (["a.csv", "a.csv", "--old", "x", "--new", "y", "--at", "-1"], "--at -1: give a positive"),
         (["a.csv", "a.csv", "--floor", "1.5", "--old", "x", "--new", "y"], "without --exponent"),
         (["a.csv", "--recipe", "mix"], "no such column"),
     ],
