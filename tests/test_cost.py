@@ -13,6 +13,7 @@ import pytest
 
 import relscale.model.attention
 import relscale.model.decoder
+import relscale.model.training
 import relscale.plan.cost
 from relscale.cli import main
 from relscale.core import UserError
@@ -52,7 +53,7 @@ def error_of_memory(model, batch_size, seq_len, remat="none"):
     quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
     seen = lowered.compile(compiler_options=quick).memory_analysis()
     scratch = seen.output_size_in_bytes - seen.alias_size_in_bytes + seen.temp_size_in_bytes
-    choices = StepChoices(remat=remat)
+    choices = StepChoices(remat=remat, compiler="cpu")
     ours = step_memory(model, batch_size, seq_len, choices)["total"]
     return ours / (seen.argument_size_in_bytes + scratch) - 1
 
@@ -102,15 +103,16 @@ def test_memory_is_what_the_compilers_of_accelerators_allot(number):
 
 def test_constants_are_those_of_the_model():
     assert relscale.plan.cost.QUERIES_AT_ONCE == relscale.model.attention.QUERIES_AT_ONCE
-    for name in ("UNROLLED_LAYERS", "LOGITS_AT_ONCE"):
-        assert getattr(relscale.plan.cost, name) == getattr(relscale.model.decoder, name), name
+    assert relscale.plan.cost.UNROLLED_LAYERS == relscale.model.decoder.UNROLLED_LAYERS
+    fast, cpu = relscale.model.training.ACCELERATOR_LOGITS, relscale.model.decoder.LOGITS_AT_ONCE
+    assert {"cpu": cpu, "any": fast, "cuda": fast} == relscale.plan.cost.LOGITS_AT_ONCE
 
 
 def test_each_saving_saves_what_it_says():
     model, batch, seq = ModelSpec(1024, 12, 8, 8, 128, 4096, 32_000), 16, 2048
     counts, embedding = param_counts(model), 32_000 * 1024
-    plain = step_memory(model, batch, seq)
-    fused = step_memory(model, batch, seq, StepChoices(fused_attention=True))
+    plain = step_memory(model, batch, seq, StepChoices(compiler="cpu"))
+    fused = step_memory(model, batch, seq, StepChoices(fused_attention=True, compiler="cpu"))
     assert (
         plain["activations"] - fused["activations"] == 12 * 2 * 4 * batch * 8 * seq**2
     )  # two arrays of scores a layer

@@ -1,6 +1,7 @@
 """The decoder against a transcription that shares no code with it, and its promises as tests."""
 
 import dataclasses
+import re
 import functools
 import inspect
 import math
@@ -341,9 +342,19 @@ def test_the_mean_of_pieces_computes_no_logits_twice(grouped):
     """Products of the head a piece: scores, gradient of the states, gradient of the head."""
     spec, model, tokens = grouped
     n = 3 * tokens.shape[0] * spec.vocab
-    traced = jax.make_jaxpr(jax.grad(lambda m: mean_nll(m, tokens, n)))(model)
-    dots = [e for e in equations(traced.jaxpr) if e.primitive.name == "dot_general"]
-    assert sum(any(spec.vocab in v.aval.shape for v in (*e.invars, *e.outvars)) for e in dots) == 3
+    text = jax.jit(jax.grad(lambda m: mean_nll(m, tokens, n))).lower(model).as_text()
+    dots = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert sum(bool(re.search(rf"[<x]{spec.vocab}x", line)) for line in dots) == 3
+
+
+def test_no_exponential_of_the_vocabulary_is_taken_twice(grouped):
+    """The terms of the sum are kept for the gradient: one exponential a logit, on every platform."""
+    spec, model, tokens = grouped
+    step = jax.jit(jax.grad(lambda m: mean_nll(m, tokens, 3 * tokens.shape[0] * spec.vocab)))
+    for platform in ("cpu", "cuda", "tpu"):
+        text = step.trace(model).lower(lowering_platforms=(platform,)).as_text()
+        exps = [line for line in text.splitlines() if "stablehlo.exponential" in line]
+        assert sum(f"x{spec.vocab}xf32" in line for line in exps) == 1, platform
 
 
 def test_pieces_of_a_bfloat16_batch_add_up_in_float32(grouped):
@@ -451,3 +462,24 @@ def test_tokens_of_a_wrong_shape_are_refused(grouped):
     for bad in (tokens[0], tokens[:, :1]):
         with pytest.raises(UserError, match=r"batch, seq \+ 1"):
             inspect.unwrap(token_nll)(model, bad)  # its own words, where shapes are checked too
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("sloped", [False, True])
+def test_a_tpus_products_of_the_loss_are_those_of_a_cpu(dtype, sloped):
+    """`_products_unwritten` runs on TPUs alone; the bound is that of a sum of 64 or 30 rounded terms in another order."""
+    from relscale.model import decoder
+
+    keys = jax.random.split(jax.random.key(0), 5)
+    scores = 3 * jax.random.normal(keys[0], (30, 64))
+    parts = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    slope = jax.random.uniform(keys[1], parts.shape, dtype) if sloped else None
+    targets = jax.random.randint(keys[2], (30,), 0, 64)
+    kept = (parts.astype(dtype), slope, targets, parts.sum(axis=-1))
+    rows, head = (jax.random.normal(k, s, dtype) for k, s in ((keys[3], (30, 8)), (keys[4], (64, 8))))  # fmt: skip
+    exact = jax.jit(decoder._products_written)(kept, rows, head)
+    for ours, theirs in zip(
+        jax.jit(decoder._products_unwritten)(kept, rows, head), exact, strict=True
+    ):
+        assert ours.dtype == theirs.dtype == jnp.float32
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * jnp.abs(theirs).max())

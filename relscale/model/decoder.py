@@ -448,21 +448,44 @@ def _head_nll_forward(hidden, head, targets, cap):
     cast = head.astype(hidden.dtype)
     scores = jnp.dot(hidden, cast.T, preferred_element_type=jnp.float32)
     scores = soft_cap(scores, cap)
-    total = jax.nn.logsumexp(scores, axis=-1)
+    top = scores.max(axis=-1)
+    parts = jnp.exp(scores - top[:, None])
+    total = parts.sum(axis=-1)
     picked = jnp.take_along_axis(scores, targets[:, None], axis=-1)[:, 0]
-    return total - picked, (hidden, head, targets, scores, total)
+    slope = None if cap is None else (1 - jnp.square(scores / cap)).astype(hidden.dtype)
+    kept = jax.lax.optimization_barrier((parts.astype(hidden.dtype), slope, targets, total))
+    return jnp.log(total) + top - picked, (hidden, head, kept)
 
 
-def _head_nll_backward(cap, kept, gradient):
-    hidden, head, targets, scores, total = kept
-    hit = jnp.arange(head.shape[0]) == targets[:, None]
-    grads = (jnp.exp(scores - total[:, None]) - hit) * gradient[:, None]
-    grads = grads if cap is None else grads * (1 - jnp.square(scores / cap))
-    grads = grads.astype(hidden.dtype)
-    rows = jax.lax.optimization_barrier(hidden.T)
+def _score_grads(kept: tuple) -> Float[Array, "tokens vocab"]:
+    parts, slope, targets, total = kept
+    hit = jnp.arange(parts.shape[-1]) == targets[:, None]
+    grads = parts - jnp.where(hit, total[:, None], 0)
+    return (grads if slope is None else grads * slope).astype(parts.dtype)
+
+
+def _products_written(kept, rows, head):
+    grads, rows = _score_grads(kept), jax.lax.optimization_barrier(rows.T)
     head_grad = jnp.matmul(rows, grads, preferred_element_type=jnp.float32)
-    head_grad = jax.lax.optimization_barrier(head_grad).T.astype(head.dtype)
-    return grads @ head.astype(hidden.dtype), head_grad, None
+    own = jnp.matmul(grads, head, preferred_element_type=jnp.float32)
+    return own, jax.lax.optimization_barrier(head_grad).T
+
+
+def _products_unwritten(kept, rows, head):
+    # barriers of unlike contents: with one copy for both products, XLA writes it down
+    (first,), (second, rows) = (jax.lax.optimization_barrier(x) for x in ((kept,), (kept, rows)))
+    own = jnp.matmul(_score_grads(first), head, preferred_element_type=jnp.float32)
+    return own, jnp.matmul(_score_grads(second).T, rows, preferred_element_type=jnp.float32)
+
+
+def _head_nll_backward(cap, residual, gradient):
+    hidden, head, kept = residual
+    scale = (gradient / kept[-1])[:, None]
+    rows, cast = (hidden * scale).astype(hidden.dtype), head.astype(hidden.dtype)
+    own, head_grad = jax.lax.platform_dependent(
+        kept, rows, cast, tpu=_products_unwritten, default=_products_written
+    )
+    return (own * scale).astype(hidden.dtype), head_grad.astype(head.dtype), None
 
 
 _head_nll.defvjp(_head_nll_forward, _head_nll_backward)

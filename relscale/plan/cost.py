@@ -20,7 +20,7 @@ from .spec import ModelSpec, RunSpec
 # %% ../../nbs/plan/05_cost.ipynb #332769c9
 _NUM_BYTES = {"float32": 4, "bfloat16": 2}
 UNROLLED_LAYERS = 8  # as in `relscale.model.decoder`, which needs JAX
-LOGITS_AT_ONCE = 2**27
+LOGITS_AT_ONCE = {"cpu": 2**27, "any": 2**29, "cuda": 2**29}  # as in `relscale.model.training`
 QUERIES_AT_ONCE = 256  # of the attention that a GPU runs in float32
 
 
@@ -38,8 +38,8 @@ class StepChoices:
     """Copy the state to each device (data), or divide it among them (fsdp); both divide the batch."""
     optimizer: Literal["adamw", "adamc", "cautious-adamw", "c-adamc", "muon"] = "c-adamc"
     """Which moments there are, and how much the update holds at once."""
-    compiler: Literal["any", "cuda"] = "any"
-    """Whose layout of memory: that of CPUs and TPUs, mostly the larger (any), or that of NVIDIA's compiler (cuda)."""
+    compiler: Literal["any", "cuda", "cpu"] = "any"
+    """Whose layout of memory: a TPU's, mostly the largest (any), NVIDIA's (cuda), or a CPU's, whose pieces of the loss are smaller (cpu)."""
 
     def __post_init__(self):
         for name in ("dtype", "remat", "sharding", "optimizer", "compiler"):
@@ -101,7 +101,7 @@ def step_memory(
         "moments": 4 * moments / shards,
         "activations": activations,
         "gradients": 4 * kept_gradients + lower,
-        "work": max(layer["work"], _loss_bytes(model, sequences, seq_len)),
+        "work": max(layer["work"], _loss_bytes(model, sequences, seq_len, choices)),
         "update": 4 * (counts["total"] + _new_steps(model, choices.optimizer)) / shards,
     }
     backward = parts["activations"] + parts["gradients"] + parts["work"]
@@ -153,12 +153,13 @@ def _layer_bytes(
     return parts
 
 # %% ../../nbs/plan/05_cost.ipynb #f10dd1c9
-def _loss_bytes(model: ModelSpec, sequences: int, seq_len: int) -> float:
-    """Logits at the loss, in float32: twice the batch's, or twice a piece of them and the head's gradients."""
-    logits = sequences * seq_len * model.vocab
-    if logits <= LOGITS_AT_ONCE:
-        return 4.0 * 2 * logits
-    return 4.0 * (2 * LOGITS_AT_ONCE + 3 * model.vocab * model.hidden)
+def _loss_bytes(model: ModelSpec, sequences: int, seq_len: int, choices: StepChoices) -> float:
+    """Logits of the batch or of a piece, in float32, their exponentials beside them, and with pieces the head's gradients."""
+    logits, most = sequences * seq_len * model.vocab, LOGITS_AT_ONCE[choices.compiler]
+    each = 4.0 + _NUM_BYTES[choices.dtype]
+    if logits <= most:
+        return each * logits
+    return each * most + 4.0 * 3 * model.vocab * model.hidden
 
 # %% ../../nbs/plan/05_cost.ipynb #0cfc9a46
 @dataclass(frozen=True)
