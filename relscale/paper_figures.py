@@ -33,7 +33,13 @@ from relscale.panels import (
     figure_task_laws,
 )
 from .sheets import finish_sheet, new_sheet, sheet_style
-from .suite_slopes import best_by_text, errors_of, pooled, question_sets, tuned_optimizers
+from relscale.suite_slopes import (
+    best_by_text,
+    errors_of,
+    optimizers_of_appendix_b,
+    pooled,
+    question_sets,
+)
 from .suites import load_scores, load_suite
 
 if TYPE_CHECKING:
@@ -171,11 +177,11 @@ def _figure_7() -> "Figure":
 
 # %% ../nbs/31_paper_figures.ipynb #8a1fd7fd
 def _figure_a1() -> "Figure":
-    names = {"adamw": "AdamW", "nadamw": "NAdamW", "muon": "Muon", "soap": "SOAP"}
-    rows = tuned_optimizers(12)
+    names = {"adamw": "AdamW", "adamc": "AdamC", "cautious": "Cautious", "c-adamc": "C-AdamC", "muon": "Muon"}  # fmt: skip
+    rows = optimizers_of_appendix_b()
     rows = rows.assign(group=rows["group"].map(names))
     return figure_optimizers(
-        analyse_points(rows, baseline="AdamW", run="run_id", metric="nats_per_token")
+        analyse_points(rows, baseline="AdamW", run="run_id", metric="bits_per_byte")
     )
 
 
@@ -275,7 +281,7 @@ FIGURES = (
                 "case_studies/08_representation.ipynb", _figure_6),
     PaperFigure("7", "clusters of AI risk on three corpora", "five kinds of bias on two versions of the Pile", "pythia",
                 "case_studies/06_ai_risk.ipynb", _figure_7),
-    PaperFigure("A.1", "five optimizers on FineWeb-Edu", "four optimizers that Wen et al. tuned, 130M to 1.2B parameters", "wen2025",
+    PaperFigure("A.1", "five optimizers on FineWeb-Edu", "the paper's own runs", "held2025_optimizers",
                 "case_studies/07_optimizers.ipynb", _figure_a1),
     PaperFigure("A.2", "losses of nine tasks on Gemstones", "nine tasks on Gemstones, along the frontier of text loss", "gemstones",
                 "case_studies/04_loss_to_accuracy.ipynb", _figure_a2),

@@ -18,7 +18,7 @@ class SlopesCommand:
     out: Path = Path("slopes")
     """Folder for slopes.html and slopes.csv."""
     suites: tuple[str, ...] = ()
-    """Which suites (default: all): held2025, olmo_ladder, gemstones, leaderboard, gadre2024, pythia, wen2025, own."""
+    """Which suites (default: all): held2025, olmo_ladder, gemstones, leaderboard, gadre2024, pythia, held2025_optimizers, wen2025, own."""
     refit: bool = False
     """Fit them anew, instead of reading the table that ships."""
 

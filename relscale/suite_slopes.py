@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STEM_MEAN', 'COLUMNS', 'Reading', 'errors_of', 'pooled', 'question_sets', 'subjects_apart', 'at_optima',
-           'best_by_text', 'tuned_optimizers', 'readings', 'fit_reading', 'fit_slopes', 'read_slopes', 'slopes_html',
-           'write_slopes']
+           'best_by_text', 'tuned_optimizers', 'optimizers_of_appendix_b', 'readings', 'fit_reading', 'fit_slopes',
+           'read_slopes', 'slopes_html', 'write_slopes']
 
 # %% ../nbs/30_suite_slopes.ipynb #fee5156e
 import functools
@@ -252,6 +252,17 @@ def tuned_optimizers(least: int) -> pd.DataFrame:
     return runs[shared].assign(run_id=cell, group=runs["optimizer"], value=runs["c4_en_loss"])
 
 
+def optimizers_of_appendix_b() -> pd.DataFrame:
+    """C4 bits per byte of five optimizers at the four sizes of appendix B."""
+    runs = load_suite("held2025_optimizers")
+    return runs.assign(run_id=runs["size"], group=runs["optimizer"], value=runs["c4_en_bpb"])
+
+
+def _of_held2025_optimizers() -> Iterator[Reading]:
+    yield Reading("held2025_optimizers", "130M to 1.2B at 20 tokens a parameter", "C4 bits per byte", "optimizers", "adamw",
+                  optimizers_of_appendix_b, note="one run a cell, with settings of its own")  # fmt: skip
+
+
 def _of_wen2025() -> Iterator[Reading]:
     note = "each the best of a search over its settings, so a little low"
     yield Reading("wen2025", "300M and 520M at 2, 4 and 8 times 20 tokens", "C4 loss", "optimizers", "adamw",
@@ -276,12 +287,13 @@ def _of_own() -> Iterator[Reading]:
 
 _READ = {
     "held2025": _of_held2025, "olmo_ladder": _of_olmo_ladder, "gemstones": _of_gemstones, "leaderboard": _of_leaderboard,
-    "gadre2024": _of_gadre2024, "pythia": _of_pythia, "wen2025": _of_wen2025, "own": _of_own,
+    "gadre2024": _of_gadre2024, "pythia": _of_pythia, "held2025_optimizers": _of_held2025_optimizers,
+    "wen2025": _of_wen2025, "own": _of_own,
 }  # fmt: skip
 
 
 def readings(suites: Iterable[str] | None = None) -> list[Reading]:
-    """What is read of some suites, or of all: held2025, olmo_ladder, gemstones, leaderboard, gadre2024, pythia, wen2025, own."""
+    """What is read of some suites, or of all: held2025, olmo_ladder, gemstones, leaderboard, gadre2024, pythia, held2025_optimizers, wen2025, own."""
     wanted = list(_READ) if suites is None else list(suites)
     if strange := [name for name in wanted if name not in _READ]:
         raise UserError(

@@ -50,7 +50,8 @@ def load_suite(name: str) -> pd.DataFrame:
     times 20 tokens a parameter. `pythia` is eight sizes on two corpora, each at 26 steps (`block` names the run, the last
     is "finished"), as evaluated by Biderman et al. (2023).
 
-    `wen2025` is the tuned optimum of ten optimizers in six to twelve cells of size and length, 130M to 1.2B, as searched by Wen et
+    `held2025_optimizers` is the 20 runs of their appendix B: five optimizers at four sizes, 154M to 1.4B parameters, with
+    `c4_en_bpb` in bits per byte. `wen2025` is the tuned optimum of ten optimizers in six to twelve cells of size and length, 130M to 1.2B, as searched by Wen et
     al. (2025): `optimizer`, `size`, `token_multiplier`, and `c4_en_loss` in nats per token.
 
     `laptop` is one `relscale study` with its defaults, 28 runs. `mini` is this project's own suite under several
@@ -77,8 +78,8 @@ def load_scores(name: str) -> pd.DataFrame:
     probability. `gemstones` has the loss of the right answer on 57 subjects of MMLU (`member`) and eight more tasks, and
     accuracies; `leaderboard` the accuracy on the 57 subjects and six more. `gadre2024` has eight texts in nats per token with
     standard errors, and 46 accuracies; `pythia` twenty kinds of bias (`member`), the 57 subjects and eight more. `laptop` and `mini` have held-out text of each
-    training domain in bits per byte, and `mini` also speeches, questions and risk behaviours. `held2025` and `wen2025`
-    published one loss a run, which is in their runs tables, and have no scores.
+    training domain in bits per byte, and `mini` also speeches, questions and risk behaviours. `held2025`, `held2025_optimizers` and
+    `wen2025` published one loss a run, which is in their runs tables, and have no scores.
 
     Raises
     ------
