@@ -2,7 +2,7 @@
 
     python data/compiled/make.py memory --minutes 10          # goes on where it was; --on v5e,v5p,h100
     python data/compiled/make.py weak                         # one model on 4 to 64 H100s; --weak-on v5e
-    python data/compiled/make.py h100 --shapes 3              # `relscale preflight`'s tables of the smallest shapes
+    python data/compiled/make.py shapes --on h100,v5p         # `relscale preflight`'s tables of the released plan
 
 TPUs need libtpu (the extra `tpu`), GPUs CUDA's compiler (the extra `cuda`); where it is not installed, a line says so.
 """
@@ -136,21 +136,29 @@ def make_weak(options: argparse.Namespace) -> None:
         print(found.sentence(), flush=True)
 
 
-def make_h100(options: argparse.Namespace) -> None:
-    """`relscale preflight` of the smallest released shapes, for up to eight H100s."""
-    runs = released_shapes()[: options.shapes]
-    found = preflight_plan(runs, "h100x8", compute=TIGHT, folder=options.scratch)
-    found.rows.to_csv(HERE / "h100_shapes.csv", index=False, lineterminator="\n")
-    found.collectives.to_csv(HERE / "h100_collectives.csv", index=False, lineterminator="\n")
-    print(found.sentence())
+WHOLE = {"h100": "h100x8", "v5p": "v5p:4x4x2"}
+
+
+def make_shapes(options: argparse.Namespace) -> None:
+    """`relscale preflight` of the whole released plan, goes on where it was."""
+    plan = plan_isoflop(HELD2025_BUDGETS)
+    for chip in options.on.split(","):
+        if chip in WHOLE:
+            found = preflight_plan(plan, WHOLE[chip], compute=TIGHT, folder=options.scratch)
+            for kind in ("rows", "collectives"):
+                path = HERE / f"{chip}_{'shapes' if kind == 'rows' else kind}.csv"
+                getattr(found, kind).to_csv(path, index=False, lineterminator="\n")
+            print(found.sentence(), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("memory", "weak", "h100"))
-    parser.add_argument("--on", default="v5e,v5p,h100", help="chips of the table of memory")
+    parser.add_argument("what", choices=("memory", "weak", "shapes"))
+    parser.add_argument(
+        "--on", default="v5e,v5p,h100", help="chips of the tables of memory and shapes"
+    )
     parser.add_argument("--minutes", type=float, default=10.0, help="start no row after these")
     for name, values in (("devices", "1 8"), ("remat", "block none dots"), ("dtype", "bfloat16 float32")):  # fmt: skip
         parser.add_argument(f"--{name}", nargs="*", default=values.split(), help=f"of the table of memory: {values}")  # fmt: skip
@@ -158,11 +166,10 @@ def main() -> None:
         "--hidden", nargs="*", help="of the table of memory: widths, all where left out"
     )
     parser.add_argument("--weak-on", default="h100", choices=CHIPS_OF, help="chip of weak scaling")
-    parser.add_argument("--shapes", type=int, default=3, help="how many, the smallest first")
     parser.add_argument("--scratch", type=Path, default=Path("compiled"), help="what was compiled")
     options = parser.parse_args()
     try:
-        {"memory": make_memory, "weak": make_weak, "h100": make_h100}[options.what](options)
+        {"memory": make_memory, "weak": make_weak, "shapes": make_shapes}[options.what](options)
     except UserError as problem:
         raise SystemExit(f"make.py: {problem}") from None
 
