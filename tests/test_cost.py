@@ -23,7 +23,13 @@ from relscale.model.training import TrainState, train_step
 from relscale.plan.chips import CHIPS, H100_SXM, TPU_V5P, Chip, find_chip, measure_chip
 from relscale.plan.cost import StepChoices, estimate_cost, step_memory
 from relscale.plan.flops import forward_flops_per_token, param_counts
-from relscale.plan.recipes import HELD2025, SMALL, model_of_width, plan_isoflop
+from relscale.plan.recipes import (
+    HELD2025,
+    HELD2025_BUDGETS,
+    SMALL,
+    model_of_width,
+    plan_isoflop,
+)
 from relscale.plan.spec import ComputeSpec, ModelSpec, OptimSpec
 
 # none of these shapes was used to read or fit a constant of the formula
@@ -99,6 +105,27 @@ def test_memory_is_what_the_compilers_of_accelerators_allot(number):
         row["memory_bytes"], rel=0.15
     )
     assert total("any") > 0.95 * row["memory_bytes"]
+
+
+@pytest.mark.parametrize(("key", "compiler"), [("h100", "cuda"), ("v5p", "any")])
+def test_memory_and_devices_of_the_whole_released_plan(key, compiler):
+    """All 76 shapes, each on the fewest chips that hold it: 15 % for memory, 95 % of shapes for the number of chips."""
+    table = pd.read_csv(Path(__file__).parents[1] / f"data/compiled/{key}_shapes.csv")
+    runs = {run.run_id: run for run in plan_isoflop(HELD2025_BUDGETS, HELD2025).runs}
+    choices = StepChoices("bfloat16", "block", True, "fsdp", compiler=compiler)
+    errors, agree = [], []
+    for row in table.itertuples():
+        run = runs[row.run_ids.split()[0]]
+        need = estimate_cost([run], CHIPS[key], choices=choices).rows["devices_needed"].iloc[0]
+        told = step_memory(
+            run.model, run.batch_size, run.seq_len, choices, num_devices=int(row.devices)
+        )
+        errors.append(told["total"] / row.memory_bytes - 1)
+        agree.append(need == row.devices)
+    print(f"{key}: {min(errors):+.1%} to {max(errors):+.1%}; devices agree in {sum(agree)} of 76")
+    assert len(table) == 76 and table["error"].isna().all()
+    assert max(map(abs, errors)) < 0.15
+    assert sum(agree) >= 0.95 * len(agree)
 
 
 def test_constants_are_those_of_the_model():

@@ -1,10 +1,10 @@
 """The decoder against a transcription that shares no code with it, and its promises as tests."""
 
 import dataclasses
-import re
 import functools
 import inspect
 import math
+import re
 
 import equinox as eqx
 import jax
