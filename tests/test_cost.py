@@ -13,6 +13,7 @@ import pytest
 
 import relscale.model.attention
 import relscale.model.decoder
+import relscale.model.loss
 import relscale.model.training
 import relscale.plan.cost
 from relscale.cli import main
@@ -131,7 +132,7 @@ def test_memory_and_devices_of_the_whole_released_plan(key, compiler):
 def test_constants_are_those_of_the_model():
     assert relscale.plan.cost.QUERIES_AT_ONCE == relscale.model.attention.QUERIES_AT_ONCE
     assert relscale.plan.cost.UNROLLED_LAYERS == relscale.model.decoder.UNROLLED_LAYERS
-    fast, cpu = relscale.model.training.ACCELERATOR_LOGITS, relscale.model.decoder.LOGITS_AT_ONCE
+    fast, cpu = relscale.model.training.ACCELERATOR_LOGITS, relscale.model.loss.LOGITS_AT_ONCE
     assert {"cpu": cpu, "any": fast, "cuda": fast} == relscale.plan.cost.LOGITS_AT_ONCE
 
 

@@ -16,8 +16,9 @@ import pytest
 
 from relscale.cli import main
 from relscale.eval.items import MMLU_DOMAINS
-from relscale.model.decoder import init_model, token_nll
+from relscale.model.decoder import init_model
 from relscale.model.hub import save_hf
+from relscale.model.loss import token_nll
 from relscale.model.open import open_model
 from relscale.plan.spec import ModelSpec
 from relscale.tables import read_table, validate_scores

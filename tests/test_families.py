@@ -16,9 +16,10 @@ from relscale.core import UserError
 from relscale.eval.kv_cache import BLOCK, chain, new_prefix, read_rows
 from relscale.model import attention
 from relscale.model.attention import attend
-from relscale.model.decoder import init_model, logits, mean_nll, rope_frequencies, token_nll
+from relscale.model.decoder import init_model, logits, rope_frequencies
 from relscale.model.hf_config import FAMILIES, config_of_spec, family_of, spec_of_config
 from relscale.model.hub import load_hf, save_hf
+from relscale.model.loss import mean_nll, token_nll
 from relscale.plan.flops import flop_ledger, forward_flops_per_token, param_counts
 from relscale.plan.spec import Architecture, ComputeSpec, ModelSpec, RopeScaling, from_dict, to_dict
 from relscale.tables import read_table

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from relscale.model.attention import attend
-from relscale.model.decoder import init_model, logits, mean_nll, rope_frequencies
+from relscale.model.decoder import init_model, logits, rope_frequencies
+from relscale.model.loss import mean_nll
 from relscale.plan.flops import flop_counts, flop_ledger, forward_flops_per_token, param_counts
 from relscale.plan.recipes import HELD2025, model_of_width
 from relscale.plan.spec import ModelSpec

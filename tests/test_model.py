@@ -20,10 +20,9 @@ from relscale.model.decoder import (
     attend,
     init_model,
     logits,
-    mean_nll,
     rope_frequencies,
-    token_nll,
 )
+from relscale.model.loss import mean_nll, token_nll
 from relscale.model.optim import hyper_of
 from relscale.model.training import start_state, train_step
 from relscale.plan.spec import (
@@ -468,7 +467,7 @@ def test_tokens_of_a_wrong_shape_are_refused(grouped):
 @pytest.mark.parametrize("sloped", [False, True])
 def test_a_tpus_products_of_the_loss_are_those_of_a_cpu(dtype, sloped):
     """`_products_unwritten` runs on TPUs alone; the bound is that of a sum of 64 or 30 rounded terms in another order."""
-    from relscale.model import decoder
+    from relscale.model import loss
 
     keys = jax.random.split(jax.random.key(0), 5)
     scores = 3 * jax.random.normal(keys[0], (30, 64))
@@ -477,9 +476,9 @@ def test_a_tpus_products_of_the_loss_are_those_of_a_cpu(dtype, sloped):
     targets = jax.random.randint(keys[2], (30,), 0, 64)
     kept = (parts.astype(dtype), slope, targets, parts.sum(axis=-1))
     rows, head = (jax.random.normal(k, s, dtype) for k, s in ((keys[3], (30, 8)), (keys[4], (64, 8))))  # fmt: skip
-    exact = jax.jit(decoder._products_written)(kept, rows, head)
+    exact = jax.jit(loss._products_written)(kept, rows, head)
     for ours, theirs in zip(
-        jax.jit(decoder._products_unwritten)(kept, rows, head), exact, strict=True
+        jax.jit(loss._products_unwritten)(kept, rows, head), exact, strict=True
     ):
         assert ours.dtype == theirs.dtype == jnp.float32
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5 * jnp.abs(theirs).max())

@@ -11,7 +11,8 @@ jax = pytest.importorskip("jax", reason="training needs the extra `train`")
 import jaxtyping  # noqa: E402
 from conftest import ARMED  # noqa: E402
 
-from relscale.model.decoder import MLP, init_model, token_nll  # noqa: E402
+from relscale.model.decoder import MLP, init_model  # noqa: E402
+from relscale.model.loss import token_nll  # noqa: E402
 from relscale.model.mesh import make_mesh, place_rows  # noqa: E402
 from relscale.model.optim import orthogonalise  # noqa: E402
 from relscale.model.training import loss_and_grads  # noqa: E402

@@ -22,7 +22,8 @@ from relscale.eval.items import MMLU_DOMAINS, RISK_CLUSTERS, Item
 from relscale.eval.prompts import METRICS, Prompt, choice_metrics, requests_of, scored_options
 from relscale.eval.requests import Likelihood
 from relscale.eval.tasks import TASKS, Questions, Task, choice_scores, get_task
-from relscale.model.decoder import init_model, token_nll
+from relscale.model.decoder import init_model
+from relscale.model.loss import token_nll
 from relscale.plan.spec import ModelSpec, from_json, to_json
 from relscale.tables import join_scores, read_table, validate_scores
 from relscale.text.tokenizer import END_OF_TEXT, train_tokenizer

@@ -16,7 +16,8 @@ import numpy as np
 
 from ..core import UserError, bits_per_byte
 from .windows import check_documents, check_finite, document_windows
-from ..model.decoder import Decoder, token_nll
+from ..model.decoder import Decoder
+from ..model.loss import token_nll
 from ..style import OKABE_ITO, new_axes
 
 # %% ../../nbs/eval/05_bits.ipynb #1d643128

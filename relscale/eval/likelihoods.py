@@ -29,7 +29,8 @@ from relscale.eval.requests import (
     check_opened,
     tokenize_requests,
 )
-from ..model.decoder import LOGITS_AT_ONCE, Decoder, head_logits
+from ..model.decoder import Decoder, head_logits
+from ..model.loss import LOGITS_AT_ONCE
 from ..model.mesh import BATCH_AXES, tree_shardings
 from ..model.open import model_fingerprint
 

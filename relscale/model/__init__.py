@@ -5,6 +5,7 @@ from relscale._lazy import room
 __all__ = [
     "attention",
     "decoder",
+    "loss",
     "optim",
     "mesh",
     "checkpoints",
