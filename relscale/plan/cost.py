@@ -22,6 +22,10 @@ _NUM_BYTES = {"float32": 4, "bfloat16": 2}
 UNROLLED_LAYERS = 8  # as in `relscale.model.decoder`, which needs JAX
 LOGITS_AT_ONCE = {"cpu": 2**27, "any": 2**29, "cuda": 2**29}  # as in `relscale.model.training`
 QUERIES_AT_ONCE = 256  # of the attention that a GPU runs in float32
+# fitted to all shapes of the released suite: arrays of the head's shape beside a piece of the loss; and in a scan of blocks that
+# are computed again in bfloat16, what a stack of their inputs takes as a multiple of itself, and of a block's arrays the share there at once
+_HEAD_COPIES = {"cpu": 3, "any": 1, "cuda": 0}
+_AGAIN = {"cpu": (1.0, 1.0), "any": (2.4, 0.8), "cuda": (1.3, 0.9)}
 
 
 @dataclass(frozen=True)
@@ -93,8 +97,11 @@ def step_memory(
     kept_gradients = gradients / shards + (gathered if shards > 1 else 0)
     activations = model.num_layers * layer["kept"]
     if choices.remat != "none":
-        activations = model.num_layers * layer["starts"]
-        layer["work"] += layer["kept"]  # of one layer at a time, and of none at the loss
+        deep = model.num_layers > UNROLLED_LAYERS and act == 2 and choices.remat == "block"
+        stack, at_once = _AGAIN[choices.compiler] if deep else (1.0, 1.0)
+        activations = stack * model.num_layers * layer["starts"]
+        # of one layer at a time, and of none at the loss
+        layer["work"] = at_once * (layer["work"] + layer["kept"])
     lower = 0 if act == 4 else act * counts["total"] / shards  # the copy that the products read
     parts = {
         "params": 4 * counts["total"] / shards,
@@ -159,7 +166,7 @@ def _loss_bytes(model: ModelSpec, sequences: int, seq_len: int, choices: StepCho
     each = 4.0 + _NUM_BYTES[choices.dtype]
     if logits <= most:
         return each * logits
-    return each * most + 4.0 * 3 * model.vocab * model.hidden
+    return each * most + 4.0 * _HEAD_COPIES[choices.compiler] * model.vocab * model.hidden
 
 # %% ../../nbs/plan/05_cost.ipynb #0cfc9a46
 @dataclass(frozen=True)
