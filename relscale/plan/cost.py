@@ -95,18 +95,11 @@ def step_memory(
     gathered = blocks / model.num_layers + table  # the layer at work, and the head, undivided
     gradients = counts["total"] if choices.compiler == "cuda" else blocks + table
     kept_gradients = gradients / shards + (gathered if shards > 1 else 0)
-    activations = model.num_layers * layer["kept"]
-    if choices.remat != "none":
-        deep = model.num_layers > UNROLLED_LAYERS and act == 2 and choices.remat == "block"
-        stack, at_once = _AGAIN[choices.compiler] if deep else (1.0, 1.0)
-        activations = stack * model.num_layers * layer["starts"]
-        # of one layer at a time, and of none at the loss
-        layer["work"] = at_once * (layer["work"] + layer["kept"])
     lower = 0 if act == 4 else act * counts["total"] / shards  # the copy that the products read
     parts = {
         "params": 4 * counts["total"] / shards,
         "moments": 4 * moments / shards,
-        "activations": activations,
+        "activations": model.num_layers * layer["kept"],
         "gradients": 4 * kept_gradients + lower,
         "work": max(layer["work"], _loss_bytes(model, sequences, seq_len, choices)),
         "update": 4 * (counts["total"] + _new_steps(model, choices.optimizer)) / shards,
@@ -132,7 +125,7 @@ def _starts(model: ModelSpec, remat: str) -> int:
 def _layer_bytes(
     model: ModelSpec, sequences: int, seq_len: int, choices: StepChoices
 ) -> dict[str, float]:
-    """What one layer keeps for its backward pass, and what this pass needs beside it."""
+    """What one layer keeps for its backward pass, and what this pass needs beside it: of a layer that is computed again, its arrays."""
     tokens, act = sequences * seq_len, _NUM_BYTES[choices.dtype]
     q, kv = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
     # a layer that is computed again stands alone, with no copies in a stack of all layers
@@ -149,7 +142,6 @@ def _layer_bytes(
         row, work = 2 * model.hidden + 3 * q + 3 * kv + 4 * model.mlp, 0
     parts = {
         "kept": act * tokens * row + scores * square,
-        "starts": act * tokens * _starts(model, choices.remat),
         "work": act * tokens * work + 2 * square * scanned,
     }
     if choices.compiler == "cuda" and choices.fused_attention and choices.dtype == "float32":
@@ -157,7 +149,14 @@ def _layer_bytes(
         parts["work"] += (
             2 * 4 * sequences * model.num_heads * min(QUERIES_AT_ONCE, seq_len) * seq_len
         )
-    return parts
+    if choices.remat == "none":
+        return parts
+    deep = model.num_layers > UNROLLED_LAYERS and choices.dtype == "bfloat16"
+    stack, at_once = _AGAIN[choices.compiler] if deep and choices.remat == "block" else (1.0, 1.0)
+    return {
+        "kept": stack * act * tokens * _starts(model, choices.remat),
+        "work": at_once * (parts["work"] + parts["kept"]),
+    }
 
 # %% ../../nbs/plan/05_cost.ipynb #f10dd1c9
 def _loss_bytes(model: ModelSpec, sequences: int, seq_len: int, choices: StepChoices) -> float:
