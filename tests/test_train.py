@@ -259,3 +259,24 @@ def test_a_loss_that_is_not_finite_names_its_step(tmp_path):
     with pytest.raises(RunFailed, match=r"not finite at step \d+ of 100;.*no checkpoint had been"):
         train(wild, Rows(), tmp_path)
     assert status(tmp_path)["status"] == "failed"
+
+
+def test_a_piece_of_the_loss_is_what_one_device_holds():
+    """Devices that share the batch share the piece, and those that share a matrix do not; an accelerator takes four times as much."""
+    import inspect
+    from types import SimpleNamespace
+
+    from relscale.model import training
+    from relscale.model.loss import LOGITS_AT_ONCE
+
+    logits_at_once = inspect.unwrap(training.logits_at_once)  # a mesh of devices that are not here
+
+    def mesh(platform, **sides):
+        device = SimpleNamespace(platform=platform)
+        sides = {"data": 1, "fsdp": 1, "tensor": 1} | sides
+        return SimpleNamespace(devices=np.array([device]), shape=sides)
+
+    assert logits_at_once(None) == LOGITS_AT_ONCE == logits_at_once(mesh("cpu", tensor=4))
+    assert logits_at_once(mesh("cpu", data=2, fsdp=4)) == 8 * LOGITS_AT_ONCE
+    for platform in ("tpu", "gpu", "cuda"):
+        assert logits_at_once(mesh(platform, fsdp=2, tensor=2)) == 2 * 4 * LOGITS_AT_ONCE
